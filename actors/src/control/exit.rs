@@ -1,0 +1,307 @@
+//! What an exit keeps about its edges: addresses, sessions, connections. Survives the actors.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mwb_proto::buf::BufPool;
+use mwb_proto::control::{PathAccept, PathJoin, PathRefuse, RefuseReason};
+use mwb_proto::seal::{self, Opener, Sealer, Suite};
+use mwb_proto::time::Time;
+use mwb_proto::wire::PathId;
+use parking_lot::Mutex;
+use quinn::Connection;
+
+use super::held::{HeldPaths, datagram_max};
+use super::serve::Server;
+use super::{CloseCode, ControlStream, exporter};
+use crate::address_pool::AddressPool;
+use crate::channel::BatchQueue;
+use crate::clock;
+use crate::identity::NodeId;
+use crate::membership::{Access, Admitted};
+use crate::reorder::{Reorder, ReorderLent};
+use crate::router::{Router, RouterLent};
+use crate::session::path::{PathEndpoint, PathPlan, SessionTable};
+use crate::session::{InnerAddresses, Role, Session};
+use crate::spec::BondSpec;
+use crate::supervisor::{ChildSpec, Plan, Policy};
+use crate::trace::Trace;
+use crate::tun::Tun;
+use crate::wan_link::Link;
+
+/// Connections of one edge that may wait for its actor: one per path, twice.
+const CONNECTIONS_MAX: usize = 64;
+/// A session without paths is kept this long: its edge may be on the way back.
+const SESSION_LINGER: Duration = Duration::from_secs(60);
+
+/// What sessions are made from, on an edge and on an exit.
+#[derive(Clone)]
+pub struct SessionParts {
+    /// Plan of the sessions' supervisor.
+    pub sessions: Arc<Plan>,
+    /// Receiver indexes.
+    pub table: Arc<SessionTable>,
+    /// The TUN.
+    pub tun: Arc<Tun>,
+    /// Largest inner packet.
+    pub mtu: u16,
+    /// Settings of the bond.
+    pub bond: BondSpec,
+    /// Packet buffers.
+    pub pool: BufPool,
+    /// Trace file.
+    pub trace: Trace,
+    /// Restarts.
+    pub policy: Policy,
+}
+
+impl SessionParts {
+    /// Adds a session's supervisor with its router and resequencer to the tree.
+    pub fn start(&self, session: &Arc<Session>) {
+        let router = RouterLent {
+            session: Arc::clone(session),
+            config: self.bond.sender.clone(),
+            pool: self.pool.clone(),
+            trace: self.trace.clone(),
+        };
+        let reorder = ReorderLent {
+            session: Arc::clone(session),
+            config: self.bond.receiver.clone(),
+            to_tun: self.tun.to_tun().clone(),
+            mtu: self.mtu,
+        };
+        let plan = Plan::new([
+            ChildSpec::driven::<Router>("router", router),
+            ChildSpec::driven::<Reorder>("reorder", reorder),
+        ]);
+        self.sessions.add(ChildSpec::supervisor(session.name(), plan, self.policy));
+    }
+}
+
+/// A connection that has passed the door.
+pub struct Arrival {
+    pub(crate) connection: Connection,
+    /// The link that it came over.
+    pub(crate) link: Arc<Link>,
+    /// Its first stream, with the hello taken.
+    pub(crate) stream: ControlStream,
+}
+
+/// One edge as the exit knows it.
+pub struct EdgePeer {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name here.
+    pub name: String,
+    /// Connections that its actor has not yet taken.
+    pub connections: BatchQueue<Arrival>,
+    /// Joined paths.
+    pub held: HeldPaths,
+    session: Mutex<Option<Arc<Session>>>,
+    /// Since when the session has had no path.
+    lonely_since: Mutex<Option<Time>>,
+}
+
+impl EdgePeer {
+    /// Its session, if it has one.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.session.lock().clone()
+    }
+}
+
+impl std::fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Arrival(from {} over {:?})", self.connection.remote_address(), self.link)
+    }
+}
+
+impl std::fmt::Debug for EdgePeer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EdgePeer({})", self.name)
+    }
+}
+
+/// The exit's memory.
+pub struct Exit {
+    /// Our own name, for the greeting.
+    pub node_name: String,
+    /// Random at each start of the node.
+    pub instance: u64,
+    access: Arc<Access>,
+    addresses: Mutex<AddressPool>,
+    peers: Mutex<BTreeMap<NodeId, Arc<EdgePeer>>>,
+    parts: SessionParts,
+    /// Plan of the control supervisor.
+    control: Arc<Plan>,
+    /// Plan of the link supervisor.
+    links: Arc<Plan>,
+}
+
+impl Exit {
+    /// An exit without edges; `access` judges who may become one.
+    #[allow(clippy::too_many_arguments, reason = "called once, at the start of a node")]
+    pub fn new(
+        node_name: String,
+        instance: u64,
+        access: Arc<Access>,
+        addresses: AddressPool,
+        parts: SessionParts,
+        control: Arc<Plan>,
+        links: Arc<Plan>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            node_name,
+            instance,
+            access,
+            addresses: Mutex::new(addresses),
+            peers: Mutex::default(),
+            parts,
+            control,
+            links,
+        })
+    }
+
+    /// Who may use this exit.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The edges known so far.
+    pub fn peers(&self) -> Vec<Arc<EdgePeer>> {
+        self.peers.lock().values().cloned().collect()
+    }
+
+    /// Hands a connection of `node`, which was admitted, to its actor; starts one for a new edge.
+    pub fn connected(self: &Arc<Self>, node: NodeId, admitted: Admitted, arrival: Arrival) {
+        self.access.connected(node, &arrival.connection);
+        let mut peers = self.peers.lock();
+        let peer = peers.entry(node).or_insert_with(|| {
+            let name = admitted.name;
+            let peer = Arc::new(EdgePeer {
+                node,
+                name: name.clone(),
+                connections: BatchQueue::new(CONNECTIONS_MAX),
+                held: HeldPaths::new(Arc::clone(&self.links)),
+                session: Mutex::new(None),
+                lonely_since: Mutex::new(None),
+            });
+            let lent = (Arc::clone(self), Arc::clone(&peer));
+            self.control.add(ChildSpec::driven::<Server>(format!("peer-{name}"), lent));
+            peer
+        });
+        if let Err(refused) = peer.connections.try_push(arrival) {
+            CloseCode::Timeout.close(&refused.connection);
+        }
+    }
+
+    /// Brings a path into a session. A session id that is not the present one makes a new session:
+    /// the edge or this exit has been started anew.
+    ///
+    /// # Errors
+    /// The refusal to send.
+    pub fn join(
+        &self,
+        peer: &Arc<EdgePeer>,
+        connection: &Connection,
+        link: &Arc<Link>,
+        join: &PathJoin,
+    ) -> Result<(PathAccept, Arc<PathEndpoint>), PathRefuse> {
+        let refuse = |reason, text: &str| PathRefuse { reason, text: text.to_owned() };
+        let suite = Suite::choose(&join.suites)
+            .ok_or_else(|| refuse(RefuseReason::NoSuite, "no common cipher suite"))?;
+        let secret =
+            exporter(connection).map_err(|_error| refuse(RefuseReason::Unavailable, "no keying material"))?;
+        let session = self
+            .session(peer, join.session)
+            .ok_or_else(|| refuse(RefuseReason::NoAddress, "the address pool is used up"))?;
+        let (path, nonce) = (PathId(join.path), rand::random());
+        let secrets = seal::derive(&secret, path, &join.nonce, &nonce, seal::Role::Responder);
+        let plan = PathPlan {
+            id: path,
+            local_receiver: self.parts.table.reserve(),
+            peer_receiver: join.receiver,
+            remote: crate::wan_link::canonical(connection.remote_address()),
+            // Answers must come from the address that the edge has dialled.
+            local_ip: connection.local_ip().map(|ip| ip.to_canonical()),
+            datagram_max: datagram_max(self.parts.mtu),
+            rate_max: None,
+            weight: link.spec().weight,
+        };
+        let (sealer, opener) = (Sealer::new(secrets.tx, suite), Opener::new(secrets.rx, suite));
+        let receiver = plan.local_receiver;
+        let endpoint = PathEndpoint::new(plan, &session, link, sealer, opener, clock::now());
+        let inner = session.inner().unwrap_or_default();
+        let accept = PathAccept {
+            nonce,
+            receiver,
+            suite: suite.code(),
+            inner_v4: inner.v4.map(|(address, prefix)| (address.octets(), prefix)),
+            inner_v6: inner.v6.map(|(address, prefix)| (address.octets(), prefix)),
+            gateway_v4: inner.gateway_v4.map(|address| address.octets()),
+            inner_mtu: inner.mtu,
+            dns: inner.dns.clone(),
+        };
+        Ok((accept, endpoint))
+    }
+
+    /// The peer's session of this id; a new one takes the place of another.
+    fn session(&self, peer: &Arc<EdgePeer>, id: u64) -> Option<Arc<Session>> {
+        let mut current = peer.session.lock();
+        if let Some(session) = current.as_ref().filter(|session| session.id() == id) {
+            return Some(Arc::clone(session));
+        }
+        let (address, prefix, gateway) = {
+            let mut addresses = self.addresses.lock();
+            (addresses.assign(peer.node)?, addresses.prefix(), addresses.gateway())
+        };
+        if let Some(old) = current.take() {
+            tracing::info!(edge = peer.name, "a new session takes the place of the old one");
+            old.uninstall_all();
+            peer.held.remove_all(CloseCode::Replaced);
+        }
+        let table = Arc::clone(&self.parts.table);
+        let session = Session::new(peer.name.clone(), Role::Exit, peer.node, id, table);
+        session.set_inner(Arc::new(InnerAddresses {
+            v4: Some((address, prefix)),
+            v6: None,
+            gateway_v4: Some(gateway),
+            mtu: self.parts.mtu,
+            dns: Vec::new(),
+        }));
+        self.parts.start(&session);
+        self.parts.tun.add_session(IpAddr::V4(address), &session);
+        tracing::info!(edge = peer.name, %address, "session");
+        *current = Some(Arc::clone(&session));
+        Some(session)
+    }
+
+    /// Ends the peer's session when it has had no path for a minute.
+    pub fn expire(&self, peer: &EdgePeer) {
+        let mut current = peer.session.lock();
+        let Some(session) = current.clone() else { return };
+        let mut lonely = peer.lonely_since.lock();
+        if !session.paths().is_empty() {
+            *lonely = None;
+            return;
+        }
+        let now = clock::now();
+        if now - *lonely.get_or_insert(now) < SESSION_LINGER {
+            return;
+        }
+        *lonely = None;
+        tracing::info!(edge = peer.name, "the session has ended");
+        if let Some((address, _)) = session.inner().and_then(|inner| inner.v4) {
+            self.parts.tun.remove_session(IpAddr::V4(address), &session);
+        }
+        self.parts.sessions.remove(session.name());
+        *current = None;
+    }
+}
+
+impl std::fmt::Debug for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Exit")
+    }
+}

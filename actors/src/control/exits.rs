@@ -1,0 +1,181 @@
+//! Which exit an edge uses: the one that the configuration names, or else the mesh's.
+//!
+//! Of several exits in the mesh the first by name is used. Exits and addresses that become known while
+//! the node runs are followed: an exit that joins later is used as soon as its record arrives.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use mwb_proto::mesh::MemberRecord;
+use mwb_proto::wire::PathId;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::dial::{Dialler, ExitPeer, Slot};
+use super::exit::SessionParts;
+use super::held::HeldPaths;
+use super::{CloseCode, transport};
+use crate::identity::Identity;
+use crate::membership::{Access, Membership};
+use crate::session::{InnerAddresses, Role, Session};
+use crate::spec::PeerSpec;
+use crate::supervisor::{ChildSpec, Plan};
+use crate::tls::{self, TlsError};
+use crate::wan_link::Link;
+
+/// What an edge's exits are made from.
+pub struct ExitsParts {
+    /// Our own name, for the greeting.
+    pub node_name: String,
+    /// Random at each start of the node.
+    pub instance: u64,
+    /// Our key.
+    pub identity: Arc<Identity>,
+    /// Who may be an exit.
+    pub access: Arc<Access>,
+    /// Uplink ids and their links.
+    pub uplinks: Vec<(u8, Arc<Link>)>,
+    /// What sessions are made from.
+    pub session: SessionParts,
+    /// Plan of the control supervisor.
+    pub control: Arc<Plan>,
+    /// Plan of the link supervisor.
+    pub links: Arc<Plan>,
+    /// Told when an exit has assigned addresses.
+    pub inner: watch::Sender<Option<Arc<InnerAddresses>>>,
+}
+
+/// The exits in use.
+pub struct Exits {
+    parts: ExitsParts,
+    in_use: Mutex<Vec<(PeerSpec, Arc<ExitPeer>)>>,
+    /// The configuration names an exit: the mesh's are not followed.
+    pinned: bool,
+}
+
+impl Exits {
+    /// Uses the exits `named` in the configuration.
+    ///
+    /// # Errors
+    /// When our key cannot be used.
+    pub fn new<'a>(
+        parts: ExitsParts,
+        named: impl Iterator<Item = &'a PeerSpec>,
+    ) -> Result<Arc<Self>, TlsError> {
+        let named: Vec<_> = named.cloned().collect();
+        let exits = Self { parts, in_use: Mutex::default(), pinned: !named.is_empty() };
+        for exit in named {
+            exits.begin(exit)?;
+        }
+        Ok(Arc::new(exits))
+    }
+
+    /// The exits in use.
+    pub fn all(&self) -> Vec<Arc<ExitPeer>> {
+        self.in_use.lock().iter().map(|(_, peer)| Arc::clone(peer)).collect()
+    }
+
+    /// Uses the exit that the mesh has now. One that was in use stays so while it is an exit of the mesh
+    /// with the same addresses: another with a name that sorts before it is no reason to change.
+    ///
+    /// # Errors
+    /// When our key cannot be used.
+    pub fn follow(&self, membership: &Membership) -> Result<(), TlsError> {
+        if self.pinned {
+            return Ok(());
+        }
+        let wanted: Vec<PeerSpec> = membership.exits().into_iter().map(|exit| self.spec(exit)).collect();
+        let present = self.in_use.lock().first().cloned();
+        if let Some((spec, peer)) = present {
+            let same =
+                |wanted: &PeerSpec| wanted.node_id == spec.node_id && wanted.addresses == spec.addresses;
+            // An exit without a record is sent away as every member is; until there is another, its
+            // sessions have nowhere to go.
+            if wanted.is_empty() || wanted.iter().any(same) {
+                return Ok(());
+            }
+            self.end(&peer);
+        }
+        match wanted.into_iter().next() {
+            Some(exit) => self.begin(exit),
+            None => Ok(()),
+        }
+    }
+
+    fn spec(&self, exit: MemberRecord) -> PeerSpec {
+        let node_id = exit.node();
+        let name = self.parts.access.free_name(node_id, exit.name);
+        PeerSpec { name, node_id, addresses: exit.addresses, is_exit: true }
+    }
+
+    fn begin(&self, exit: PeerSpec) -> Result<(), TlsError> {
+        let parts = &self.parts;
+        let peer = self.peer(&exit)?;
+        tracing::info!(exit = exit.name, node = %exit.node_id.short(), addresses = ?exit.addresses, "exit");
+        parts.session.start(&peer.session);
+        let mut in_use = self.in_use.lock();
+        if in_use.is_empty() {
+            parts.session.tun.set_default_session(Some(Arc::clone(&peer.session)));
+        }
+        parts.control.add(ChildSpec::driven::<Dialler>(child_name(&peer), Arc::clone(&peer)));
+        in_use.push((exit, peer));
+        Ok(())
+    }
+
+    fn end(&self, peer: &Arc<ExitPeer>) {
+        tracing::info!(exit = peer.name, "this exit is not used any more");
+        self.parts.control.remove(&child_name(peer));
+        peer.held.remove_all(CloseCode::Done);
+        self.parts.session.sessions.remove(peer.session.name());
+        self.parts.session.tun.set_default_session(None);
+        self.in_use.lock().retain(|(_, other)| !Arc::ptr_eq(other, peer));
+    }
+
+    fn peer(&self, exit: &PeerSpec) -> Result<Arc<ExitPeer>, TlsError> {
+        let parts = &self.parts;
+        let table = Arc::clone(&parts.session.table);
+        let session = Session::new(exit.name.clone(), Role::Edge, exit.node_id, rand::random(), table);
+        let crypto = tls::client_config(&parts.identity, exit.node_id)?;
+        let mut tls = quinn::ClientConfig::new(Arc::new(crypto));
+        tls.transport_config(transport());
+        let mut slots = Vec::new();
+        for (number, address) in (0_u8..).zip(&exit.addresses) {
+            for (id, link) in &parts.uplinks {
+                if address.is_ipv6() && !link.is_dual() {
+                    continue;
+                }
+                slots.push(Slot {
+                    path: PathId(64 * number + id),
+                    link: Arc::clone(link),
+                    address: *address,
+                    problem: Mutex::new(None),
+                });
+            }
+        }
+        Ok(Arc::new(ExitPeer {
+            node_name: parts.node_name.clone(),
+            instance: parts.instance,
+            access: Arc::clone(&parts.access),
+            name: exit.name.clone(),
+            session,
+            slots,
+            held: HeldPaths::new(Arc::clone(&parts.links)),
+            table: Arc::clone(&parts.session.table),
+            tls,
+            mtu: parts.session.mtu,
+            renew_before: AtomicU64::new(0),
+            inner: parts.inner.clone(),
+        }))
+    }
+}
+
+fn child_name(peer: &ExitPeer) -> String {
+    format!("peer-{}", peer.name)
+}
+
+impl fmt::Debug for Exits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.all()).finish()
+    }
+}

@@ -1,0 +1,369 @@
+//! A node: builds what its specification asks for, starts the supervision tree over it, and lends
+//! everything that must survive an actor.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mwb_proto::buf::BufPool;
+use ractor::ActorRef;
+use tokio::sync::watch;
+
+use crate::address_pool::AddressPool;
+use crate::control::dial::ExitPeer;
+use crate::control::exit::{Exit, SessionParts};
+use crate::control::exits::{Exits, ExitsParts};
+use crate::control::listen::{Listener, ListenerLent};
+use crate::control::{CloseCode, transport};
+use crate::host::{Host, HostLent};
+use crate::membership::Access;
+use crate::membership::keeper::{Keeper, KeeperLent};
+use crate::registry::{Fault, Registry};
+use crate::session::path::SessionTable;
+use crate::spec::{ExitSpec, NodeSpec, Platform, StartError, UplinkSpec};
+use crate::status::{NodeStatus, PeerStatus, SessionStatus, SlotStatus};
+use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
+use crate::tls::{self, Allowed};
+use crate::trace::{Trace, TraceWriter};
+use crate::tun::{Tun, TunPort};
+use crate::wan_link::{Link, LinkSpec, SocketSpec, WanLink, bind_address};
+
+/// Packet buffers kept when unused: 16 MiB.
+const POOL_IDLE_MAX: usize = 8192;
+/// Least capacity of a packet buffer: QUIC's datagrams fit as well.
+const BUFFER_MIN: usize = 2048;
+/// Room beside the inner packet in a buffer.
+const BUFFER_ROOM: usize = 128;
+/// How long a node may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time for the peers to be told.
+const FAREWELL: Duration = Duration::from_millis(50);
+
+static NODES: AtomicU64 = AtomicU64::new(0);
+
+/// Starts a node.
+///
+/// # Errors
+/// When the specification contradicts itself or the host refuses the TUN device or a listen
+/// address. Uplinks whose device is missing are no error: they are waited for.
+pub async fn start(spec: NodeSpec, platform: Arc<dyn Platform>) -> Result<RunningNode, StartError> {
+    spec.validate()?;
+    let resources = Resources::make(&spec)?;
+    let built = Built::make(&spec, &resources, Arc::clone(&platform))?;
+    let registry = Registry::new();
+    let prefix = format!("mwb-{}-{}", spec.identity.node_id().short(), NODES.fetch_add(1, Ordering::Relaxed));
+    let tree = Arc::new(Tree { prefix, registry: Arc::clone(&registry) });
+    let (root, ended) = Supervisor::spawn_root(Arc::clone(&built.root), tree, Policy::default()).await?;
+    let (failed, _) = watch::channel(false);
+    tokio::spawn({
+        let failed = failed.clone();
+        async move {
+            let _ = ended.await;
+            failed.send_replace(true);
+        }
+    });
+    Ok(RunningNode { spec, platform, registry, root, failed, resources, built })
+}
+
+/// What exists once per node and belongs to its root.
+struct Resources {
+    pool: BufPool,
+    table: Arc<SessionTable>,
+    tun: Arc<Tun>,
+    trace: Trace,
+    instance: u64,
+}
+
+impl Resources {
+    fn make(spec: &NodeSpec) -> Result<Self, StartError> {
+        let capacity = BUFFER_MIN.max(usize::from(spec.tun.mtu) + BUFFER_ROOM);
+        let pool = BufPool::new(capacity, POOL_IDLE_MAX);
+        let tun = Tun::create(&spec.tun, pool.clone())
+            .map_err(|source| StartError::Tun { name: spec.tun.name.clone(), source })?;
+        Ok(Self {
+            pool,
+            table: Arc::default(),
+            tun,
+            trace: Trace::new(spec.trace.as_deref(), &spec.name),
+            instance: rand::random(),
+        })
+    }
+}
+
+/// The plans of the supervisors and what `status` wants to see of their resources.
+struct Built {
+    root: Arc<Plan>,
+    /// The plans below: they refer to what refers to them, and are cleared when the node stops.
+    plans: [Arc<Plan>; 3],
+    links: Vec<Arc<Link>>,
+    exits: Option<Arc<Exits>>,
+    exit: Option<Arc<Exit>>,
+}
+
+impl Built {
+    fn exit_peers(&self) -> Vec<Arc<ExitPeer>> {
+        self.exits.as_ref().map(|exits| exits.all()).unwrap_or_default()
+    }
+}
+
+/// Who may talk to this node.
+fn access(spec: &NodeSpec) -> Access {
+    let named = spec.peers.iter().map(|peer| (peer.node_id, peer.name.clone()));
+    let mut known: BTreeMap<_, _> = named.collect();
+    for node in spec.exit.iter().flat_map(|exit| &exit.allowed) {
+        known.entry(*node).or_insert_with(|| format!("node-{}", node.short()));
+    }
+    Access::new(known, spec.membership.clone())
+}
+
+impl Built {
+    fn make(spec: &NodeSpec, resources: &Resources, platform: Arc<dyn Platform>) -> Result<Self, StartError> {
+        let policy = Policy::default();
+        let (links_plan, control_plan, sessions_plan) = (Plan::new([]), Plan::new([]), Plan::new([]));
+        let parts = SessionParts {
+            sessions: Arc::clone(&sessions_plan),
+            table: Arc::clone(&resources.table),
+            tun: Arc::clone(&resources.tun),
+            mtu: spec.tun.mtu,
+            bond: spec.bond.clone(),
+            pool: resources.pool.clone(),
+            trace: resources.trace.clone(),
+            policy,
+        };
+        let (inner, _) = watch::channel(None);
+        let plans = [&links_plan, &control_plan, &sessions_plan].map(Arc::clone);
+        let root = Plan::new([]);
+        let mut built = Self { root, plans, links: Vec::new(), exits: None, exit: None };
+
+        let access = Arc::new(access(spec));
+        if spec.is_edge() {
+            let addresses = spec.exits().flat_map(|exit| exit.addresses.clone());
+            let learnt = spec.membership.iter().flat_map(|membership| membership.exits());
+            let dual =
+                addresses.chain(learnt.flat_map(|exit| exit.addresses)).any(|address| address.is_ipv6());
+            let uplinks: Vec<_> = spec
+                .uplinks
+                .iter()
+                .map(|uplink| (uplink.id, uplink_link(spec, uplink, dual, resources)))
+                .collect();
+            built.links.extend(uplinks.iter().map(|(_, link)| Arc::clone(link)));
+            let parts = ExitsParts {
+                node_name: spec.name.clone(),
+                instance: resources.instance,
+                identity: Arc::clone(&spec.identity),
+                access: Arc::clone(&access),
+                uplinks,
+                session: parts.clone(),
+                control: Arc::clone(&control_plan),
+                links: Arc::clone(&links_plan),
+                inner: inner.clone(),
+            };
+            built.exits = Some(Exits::new(parts, spec.exits())?);
+        }
+        let mut gateway = None;
+        if let Some(exit_spec) = &spec.exit {
+            let addresses = AddressPool::new(exit_spec.pool_v4.0, exit_spec.pool_v4.1)
+                .ok_or(StartError::Pool(exit_spec.pool_v4.0, exit_spec.pool_v4.1))?;
+            gateway = Some((addresses.gateway(), addresses.prefix()));
+            let exit =
+                exit_of(spec, Arc::clone(&access), addresses, &parts, &control_plan, &links_plan, resources);
+            for (number, link) in listen_links(spec, exit_spec, resources)?.into_iter().enumerate() {
+                let lent = ListenerLent { exit: Arc::clone(&exit), link: Arc::clone(&link) };
+                control_plan.add(ChildSpec::driven::<Listener>(format!("listen-{number}"), lent));
+                built.links.push(link);
+            }
+            built.exit = Some(exit);
+        }
+        if let Some(membership) = &spec.membership {
+            if let Some(exits) = &built.exits {
+                exits.follow(membership)?;
+            }
+            let (membership, exits) = (Arc::clone(membership), built.exits.clone());
+            let lent = KeeperLent { membership, access: Arc::clone(&access), exits };
+            control_plan.add(ChildSpec::driven::<Keeper>("membership", lent));
+        }
+        for link in &built.links {
+            links_plan.add(ChildSpec::driven::<WanLink>(link.name(), Arc::clone(link)));
+        }
+
+        let host = HostLent { platform, tun: Arc::clone(&resources.tun), inner, gateway };
+        let supervisor = |name: &str, plan| ChildSpec::supervisor(name, plan, policy);
+        built.root.add(supervisor("sessions", sessions_plan));
+        built.root.add(supervisor("links", links_plan));
+        built.root.add(supervisor("control", control_plan));
+        built.root.add(ChildSpec::driven::<TunPort>("tun", Arc::clone(&resources.tun)));
+        built.root.add(ChildSpec::driven::<Host>("host", host));
+        if resources.trace.is_on() {
+            built.root.add(ChildSpec::driven::<TraceWriter>("trace", resources.trace.clone()));
+        }
+        Ok(built)
+    }
+}
+
+fn uplink_link(spec: &NodeSpec, uplink: &UplinkSpec, dual: bool, resources: &Resources) -> Arc<Link> {
+    let socket = SocketSpec {
+        bind: bind_address(uplink.address, dual),
+        device: uplink.interface.clone(),
+        mark: uplink.fwmark,
+    };
+    let link =
+        LinkSpec { name: uplink.name.clone(), socket, rate_max: uplink.rate_max, weight: uplink.weight };
+    let (table, pool) = (Arc::clone(&resources.table), resources.pool.clone());
+    Link::new(link, Arc::clone(&spec.identity), None, table, pool)
+}
+
+/// Links of the listen addresses, already bound: a taken port is a mistake to be told at once.
+fn listen_links(
+    spec: &NodeSpec,
+    exit: &ExitSpec,
+    resources: &Resources,
+) -> Result<Vec<Arc<Link>>, StartError> {
+    let mut links = Vec::new();
+    for (number, address) in exit.listen.iter().enumerate() {
+        let tls = tls::server_config(&spec.identity, Allowed::AnyNode)?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+        server.transport_config(transport());
+        let socket = SocketSpec { bind: *address, device: None, mark: None };
+        let link = LinkSpec { name: format!("listen-{number}"), socket, rate_max: None, weight: 10 };
+        let (table, pool) = (Arc::clone(&resources.table), resources.pool.clone());
+        let link = Link::new(link, Arc::clone(&spec.identity), Some(server), table, pool);
+        link.open().map_err(|source| StartError::Listen { address: *address, source })?;
+        links.push(link);
+    }
+    Ok(links)
+}
+
+fn exit_of(
+    spec: &NodeSpec,
+    access: Arc<Access>,
+    addresses: AddressPool,
+    parts: &SessionParts,
+    control: &Arc<Plan>,
+    links: &Arc<Plan>,
+    resources: &Resources,
+) -> Arc<Exit> {
+    Exit::new(
+        spec.name.clone(),
+        resources.instance,
+        access,
+        addresses,
+        parts.clone(),
+        Arc::clone(control),
+        Arc::clone(links),
+    )
+}
+
+/// A node that runs. Dropping it does not stop it cleanly: use [`stop`](Self::stop).
+pub struct RunningNode {
+    spec: NodeSpec,
+    platform: Arc<dyn Platform>,
+    registry: Arc<Registry>,
+    root: ActorRef<SupervisorMsg>,
+    failed: watch::Sender<bool>,
+    resources: Resources,
+    built: Built,
+}
+
+impl RunningNode {
+    /// Stops everything: tells the peers, ends all actors, gives the host back.
+    pub async fn stop(self) {
+        // First the host: as long as its routes point into the TUN, its traffic would vanish there.
+        if self.spec.is_edge() {
+            let down = self.platform.session_down(self.resources.tun.name());
+            if tokio::time::timeout(STOP_TIMEOUT, down).await.is_err() {
+                tracing::error!("the platform took too long to give the host back");
+            }
+        }
+        let _ = self.root.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+        for exit in self.built.exit_peers() {
+            exit.held.remove_all(CloseCode::Done);
+        }
+        for peer in self.built.exit.iter().flat_map(|exit| exit.peers()) {
+            peer.held.remove_all(CloseCode::Done);
+        }
+        for link in &self.built.links {
+            link.close();
+        }
+        for plan in self.built.plans.iter().chain([&self.built.root]) {
+            plan.clear();
+        }
+        self.resources.tun.set_default_session(None);
+        // QUIC says goodbye from its own tasks.
+        tokio::time::sleep(FAREWELL).await;
+        for link in &self.built.links {
+            link.shut();
+        }
+    }
+
+    /// The node's state.
+    pub fn status(&self) -> NodeStatus {
+        let exits = self.built.exit_peers();
+        let mut sessions: Vec<SessionStatus> =
+            exits.iter().map(|exit| SessionStatus::of(&exit.session)).collect();
+        let mut peers: Vec<PeerStatus> = exits.iter().map(|exit| exit_status(exit)).collect();
+        for peer in self.built.exit.iter().flat_map(|exit| exit.peers()) {
+            sessions.extend(peer.session().map(|session| SessionStatus::of(&session)));
+            let paths_joined = peer.held.all().len();
+            let (name, node_id) = (peer.name.clone(), peer.node);
+            peers.push(PeerStatus { name, node_id, paths_joined, slots: Vec::new() });
+        }
+        NodeStatus {
+            name: self.spec.name.clone(),
+            node_id: self.spec.identity.node_id(),
+            actors: self.registry.snapshot(),
+            links: self.built.links.iter().map(|link| link.status()).collect(),
+            peers,
+            sessions,
+            tun: self.resources.tun.status(),
+        }
+    }
+
+    /// Resolves when the node cannot go on: its root has ended without being asked to.
+    pub async fn failed(&self) {
+        let _ = self.failed.subscribe().wait_for(|failed| *failed).await;
+    }
+
+    /// Injects a fault into the actor or driver called `name`, as `status` names it; false when there
+    /// is none. A hook for tests and diagnosis: it shows what the death of a part costs.
+    pub fn inject(&self, name: &str, fault: Fault) -> bool {
+        self.registry.inject(name, fault)
+    }
+
+    /// Gives all paths of an edge new keys now instead of once a day; nothing is interrupted.
+    pub fn renew_paths(&self) {
+        for exit in self.built.exit_peers() {
+            exit.renew();
+        }
+    }
+
+    /// The exit's inner address, when this node is one.
+    pub fn gateway(&self) -> Option<(Ipv4Addr, u8)> {
+        let exit = self.spec.exit.as_ref()?;
+        let pool = AddressPool::new(exit.pool_v4.0, exit.pool_v4.1)?;
+        Some((pool.gateway(), pool.prefix()))
+    }
+}
+
+impl std::fmt::Debug for RunningNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RunningNode({})", self.spec.name)
+    }
+}
+
+fn exit_status(exit: &ExitPeer) -> PeerStatus {
+    let slots = exit.slots.iter().map(|slot| SlotStatus {
+        path: slot.path.0,
+        link: slot.link.name().to_owned(),
+        address: slot.address,
+        problem: slot.problem.lock().clone(),
+    });
+    PeerStatus {
+        name: exit.name.clone(),
+        node_id: exit.session.peer(),
+        paths_joined: exit.session.paths().len(),
+        slots: slots.collect(),
+    }
+}

@@ -1,0 +1,204 @@
+//! What a node is started from, and what it asks of the platform it runs on.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use mwb_proto::bond::{ReceiverConfig, SenderConfig};
+
+use crate::identity::{Identity, NodeId};
+use crate::membership::Membership;
+use crate::session::InnerAddresses;
+use crate::tun::TunSpec;
+
+/// Highest uplink id: the upper bits of a path id number the exit's addresses.
+pub const UPLINK_ID_MAX: u8 = 63;
+/// Most addresses of one exit.
+pub const EXIT_ADDRESSES_MAX: usize = 4;
+
+/// Everything a node needs to know.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    /// The node's name, for people.
+    pub name: String,
+    /// Its key.
+    pub identity: Arc<Identity>,
+    /// Its uplinks. An exit alone needs none.
+    pub uplinks: Vec<UplinkSpec>,
+    /// Peers known from the configuration. Exits among them are dialled over every uplink.
+    pub peers: Vec<PeerSpec>,
+    /// Present when this node is an exit.
+    pub exit: Option<ExitSpec>,
+    /// The mesh, if the node belongs to one: its members are let in, its exits are used unless `peers`
+    /// names one.
+    pub membership: Option<Arc<Membership>>,
+    /// The TUN device.
+    pub tun: TunSpec,
+    /// Settings of the bond.
+    pub bond: BondSpec,
+    /// Where run-time files may be put.
+    pub runtime_dir: PathBuf,
+    /// File for trace lines, or an existing directory to put one in; none when unset.
+    pub trace: Option<PathBuf>,
+}
+
+/// One uplink.
+#[derive(Clone, Debug)]
+pub struct UplinkSpec {
+    /// Part of its paths' ids; 0 to [`UPLINK_ID_MAX`], unique in the node.
+    pub id: u8,
+    /// Name, for people; unique in the node.
+    pub name: String,
+    /// Device that its datagrams must use.
+    pub interface: Option<String>,
+    /// Address to send from; any when unset.
+    pub address: Option<IpAddr>,
+    /// Ceiling of its rate, bit/s.
+    pub rate_max: Option<u64>,
+    /// Weight for the weighted modes.
+    pub weight: u32,
+    /// Firewall mark of its datagrams.
+    pub fwmark: Option<u32>,
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub struct PeerSpec {
+    /// Name, for people; unique in the node.
+    pub name: String,
+    /// Its id.
+    pub node_id: NodeId,
+    /// Where it can be reached.
+    pub addresses: Vec<SocketAddr>,
+    /// Whether it is an exit that we use.
+    pub is_exit: bool,
+}
+
+/// What an exit is told.
+#[derive(Clone, Debug)]
+pub struct ExitSpec {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// Network of inner IPv4 addresses and the length of its prefix; the first host is the exit.
+    pub pool_v4: (Ipv4Addr, u8),
+    /// The nodes that may use it beside the mesh's edges.
+    pub allowed: Vec<NodeId>,
+}
+
+/// Settings of the bond.
+#[derive(Clone, Debug, Default)]
+pub struct BondSpec {
+    /// Of the sending half.
+    pub sender: SenderConfig,
+    /// Of the receiving half.
+    pub receiver: ReceiverConfig,
+}
+
+/// What only the platform can do. Calls may be repeated with the same or new arguments and must end
+/// in the state of the last call.
+pub trait Platform: Send + Sync + 'static {
+    /// Edge: gives the TUN device its addresses, and makes routes and name resolution use it.
+    fn session_up(&self, tun: &str, inner: &InnerAddresses) -> BoxFuture<'_, Result<(), String>>;
+    /// Edge: takes all that back.
+    fn session_down(&self, tun: &str) -> BoxFuture<'_, ()>;
+    /// Exit: gives the TUN device the gateway's address, and forwards and masquerades for the pool.
+    fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Why a node cannot start with this specification.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An uplink id is out of range or used twice.
+    #[error("uplink {name}: id {id} is above {UPLINK_ID_MAX} or used twice")]
+    UplinkId {
+        /// The uplink.
+        name: String,
+        /// Its id.
+        id: u8,
+    },
+    /// A name is used twice, is empty or holds a slash.
+    #[error("the name {0:?} is empty, used twice or holds a slash")]
+    Name(String),
+    /// An exit has no or too many addresses.
+    #[error("peer {0} must have 1 to {EXIT_ADDRESSES_MAX} addresses to be used as an exit")]
+    ExitAddresses(String),
+    /// There is nothing to do: neither an exit to use nor to be.
+    #[error("nothing to do: no exit to use over an uplink, and not an exit itself")]
+    Idle,
+    /// The pool has no room for a gateway and an edge.
+    #[error("the pool {0}/{1} is not a network with at least two hosts")]
+    Pool(Ipv4Addr, u8),
+    /// The TUN device cannot be made.
+    #[error("cannot create the TUN device {name}: {source}")]
+    Tun {
+        /// Its name.
+        name: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A listen address cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The key cannot be used for TLS.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+    /// The supervision tree did not start.
+    #[error("the supervision tree did not start: {0}")]
+    Tree(#[from] ractor::SpawnErr),
+}
+
+impl NodeSpec {
+    /// The peers that this node uses as exits.
+    pub fn exits(&self) -> impl Iterator<Item = &PeerSpec> {
+        self.peers.iter().filter(|peer| peer.is_exit)
+    }
+
+    /// Whether this node is an edge: it has uplinks and exits to use over them, or a mesh that may have
+    /// one.
+    pub fn is_edge(&self) -> bool {
+        !self.uplinks.is_empty() && (self.exits().next().is_some() || self.membership.is_some())
+    }
+
+    /// Checks what the types do not guarantee.
+    ///
+    /// # Errors
+    /// The first contradiction found.
+    pub fn validate(&self) -> Result<(), StartError> {
+        let mut ids = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        for uplink in &self.uplinks {
+            if uplink.id > UPLINK_ID_MAX || !ids.insert(uplink.id) {
+                return Err(StartError::UplinkId { name: uplink.name.clone(), id: uplink.id });
+            }
+            check_name(&uplink.name, &mut names)?;
+        }
+        let mut names = BTreeSet::new();
+        for peer in &self.peers {
+            check_name(&peer.name, &mut names)?;
+            let count = peer.addresses.len();
+            if peer.is_exit && !(1..=EXIT_ADDRESSES_MAX).contains(&count) {
+                return Err(StartError::ExitAddresses(peer.name.clone()));
+            }
+        }
+        if self.exit.is_none() && !self.is_edge() {
+            return Err(StartError::Idle);
+        }
+        Ok(())
+    }
+}
+
+fn check_name(name: &str, seen: &mut BTreeSet<String>) -> Result<(), StartError> {
+    if name.is_empty() || name.contains('/') || !seen.insert(name.to_owned()) {
+        return Err(StartError::Name(name.to_owned()));
+    }
+    Ok(())
+}

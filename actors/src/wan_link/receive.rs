@@ -1,0 +1,279 @@
+//! The receiving driver of a link.
+//!
+//! The kernel merges datagrams of one sender and size (GRO), whatever they carry: every segment is
+//! classified by its own first byte. The 64 KiB receive buffers never leave this driver; bodies are
+//! copied once, into pooled packet buffers.
+
+use std::io::IoSliceMut;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mwb_proto::bond::RxItem;
+use mwb_proto::time::Time;
+use mwb_proto::wire::v2::{Clear, FrameType};
+use mwb_proto::wire::{self, Heartbeat, HeartbeatKind, Plane, Refusal, Report};
+use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta};
+
+use super::quic_socket::QuicDatagram;
+use super::{Link, LinkSocket};
+use crate::clock::ArrivalClock;
+use crate::driver::{DriverError, Pulse};
+use crate::session::path::PathEndpoint;
+use crate::session::{Received, Session};
+
+/// A merged datagram may fill a whole buffer; a smaller one would be cut without notice.
+const BUFFER_LEN: usize = 64 * 1024;
+/// Receive calls before other tasks get their turn: 4 x 32 buffers.
+const CALLS_PER_TURN: usize = 4;
+/// Opened datagrams per batch to a session.
+const ITEMS_PER_BATCH: usize = 64;
+/// How often a missing device is looked for.
+const OPEN_RETRY: Duration = Duration::from_millis(500);
+
+/// Receives for ever.
+///
+/// # Errors
+/// When the reactor fails, or by injection.
+pub(super) async fn run(link: Arc<Link>, pulse: Pulse) -> Result<(), DriverError> {
+    let mut storage = vec![0_u8; BUFFER_LEN * BATCH_SIZE].into_boxed_slice();
+    let mut intake = Intake { link: Arc::clone(&link), batches: Vec::new(), refusals_logged: 0 };
+    loop {
+        pulse.beat().await?;
+        let Some(socket) = link.socket() else {
+            if link.open().is_err() {
+                pulse.alive_during(tokio::time::sleep(OPEN_RETRY)).await?;
+            }
+            continue;
+        };
+        tokio::select! {
+            guard = socket.readable().readable() => {
+                let mut guard = guard.map_err(DriverError::io("watch the socket"))?;
+                for _ in 0..CALLS_PER_TURN {
+                    let result = guard.try_io(|_| Ok(intake.receive(&socket, &mut storage, &pulse)));
+                    match result {
+                        Ok(Ok(Progress::Some)) => {}
+                        Ok(Ok(Progress::None)) => {
+                            guard.clear_ready();
+                            break;
+                        }
+                        Ok(Ok(Progress::Failed)) | Ok(Err(_)) | Err(_) => {
+                            // The device is down or gone; a pause keeps this from spinning.
+                            guard.clear_ready();
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                            break;
+                        }
+                    }
+                }
+                drop(guard);
+                tokio::task::yield_now().await;
+            }
+            () = link.renew.notified() => {
+                tracing::info!(link = link.name(), "the device has gone, opening the socket anew");
+                drop(socket);
+                if link.open().is_err() {
+                    // Keeps senders from using a dead socket; the loop looks for the device.
+                    link.socket.store(None);
+                    pulse.alive_during(tokio::time::sleep(OPEN_RETRY)).await?;
+                }
+            }
+            () = pulse.asked() => {}
+        }
+    }
+}
+
+enum Progress {
+    Some,
+    None,
+    Failed,
+}
+
+struct Intake {
+    link: Arc<Link>,
+    /// Opened datagrams by session, kept between calls for their memory.
+    batches: Vec<(Arc<Session>, Vec<RxItem>)>,
+    refusals_logged: u32,
+}
+
+/// What all segments of one buffer share.
+struct Envelope {
+    from: SocketAddr,
+    to: Option<IpAddr>,
+    ecn: Option<EcnCodepoint>,
+    arrival: Time,
+    now: Time,
+}
+
+impl Intake {
+    /// One receive call and everything that follows from it.
+    fn receive(&mut self, socket: &LinkSocket, storage: &mut [u8], pulse: &Pulse) -> Progress {
+        let mut meta = [RecvMeta::default(); BATCH_SIZE];
+        let received = {
+            let mut chunks = storage.chunks_exact_mut(BUFFER_LEN);
+            let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+                std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+            socket.receive(&mut slices, &mut meta)
+        };
+        let count = match received {
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Progress::None,
+            Err(error) => {
+                tracing::debug!(link = self.link.name(), %error, "receive failed");
+                return Progress::Failed;
+            }
+        };
+        let clock = ArrivalClock::read();
+        let mut quic = false;
+        let mut datagrams = 0;
+        for (buffer, meta) in storage.chunks_exact_mut(BUFFER_LEN).zip(&meta[..count]) {
+            let envelope = Envelope {
+                from: meta.addr,
+                to: meta.dst_ip,
+                ecn: meta.ecn,
+                arrival: clock.arrival(meta.timestamp),
+                now: clock.now(),
+            };
+            for range in wire::segments(meta.len.min(BUFFER_LEN), meta.stride) {
+                datagrams += 1;
+                quic |= self.datagram(&mut buffer[range], &envelope);
+            }
+        }
+        if quic {
+            self.link.quic_inbox().wake();
+        }
+        self.flush();
+        pulse.count_handled(datagrams);
+        Progress::Some
+    }
+
+    /// Handles one datagram; true when QUIC has to be woken.
+    fn datagram(&mut self, datagram: &mut [u8], envelope: &Envelope) -> bool {
+        let Some(first) = datagram.first() else { return false };
+        match wire::plane(*first) {
+            Plane::Quic => return self.quic(datagram, envelope),
+            Plane::V2 => {
+                if let Err(refusal) = self.data(datagram, envelope) {
+                    self.refuse(refusal, envelope);
+                }
+            }
+            Plane::V1 | Plane::Unknown => self.refuse(Refusal::BadVersion, envelope),
+        }
+        false
+    }
+
+    fn quic(&mut self, datagram: &[u8], envelope: &Envelope) -> bool {
+        let Some(data) = self.link.pool.copy_from(datagram) else {
+            self.link.counters.oversized.fetch_add(1, Ordering::Relaxed);
+            return false;
+        };
+        let item = QuicDatagram { from: envelope.from, to: envelope.to, ecn: envelope.ecn, data };
+        if !self.link.quic_inbox().push(item) {
+            self.link.counters.quic_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn data(&mut self, datagram: &mut [u8], envelope: &Envelope) -> Result<(), Refusal> {
+        let clear = Clear::decode(datagram)?;
+        let path = Arc::clone(self.link.table.load().get(&clear.receiver).ok_or(Refusal::UnknownReceiver)?);
+        let opened = path.open(datagram)?;
+        let counters = &self.link.counters;
+        counters.received.fetch_add(1, Ordering::Relaxed);
+        counters.received_bytes.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+        if path.note_heard(opened.newest, datagram.len(), envelope.from, envelope.to, envelope.now) {
+            // The new address must answer before it is trusted with more than a trickle.
+            let _ = path.session().pings.try_push(path.id());
+        }
+        if !path.is_heard() {
+            // What came before on this path belongs in front of the change of keys.
+            self.flush();
+            if !path.session().first_heard(&path) {
+                self.link.counters.session_full.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+        let counters = &self.link.counters;
+        let plain = &datagram[opened.plain];
+        // A report is decoded here for the router; the resequencer wants only its number and stamp.
+        let kept = match opened.clear.frame {
+            FrameType::Ack => {
+                let report = Report::decode(plain)?;
+                if path.session().feedback.try_push(report).is_err() {
+                    counters.feedback_full.fetch_add(1, Ordering::Relaxed);
+                }
+                &plain[..3]
+            }
+            FrameType::Heartbeat => {
+                note_pong(&path, plain, envelope);
+                plain
+            }
+            FrameType::Data
+            | FrameType::Control
+            | FrameType::Multicast
+            | FrameType::Fec
+            | FrameType::Skip => plain,
+        };
+        let Some(body) = self.link.pool.copy_from(kept) else {
+            counters.oversized.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        let item = RxItem {
+            path: path.id(),
+            path_seq: opened.path_seq,
+            arrival: envelope.arrival,
+            wire_len: datagram.len() as u16,
+            ce: envelope.ecn == Some(EcnCodepoint::Ce),
+            frame: opened.clear.frame,
+            flags: opened.clear.flags,
+            class: opened.clear.class,
+            plain: body,
+        };
+        self.deliver(path.session(), item);
+        Ok(())
+    }
+
+    fn deliver(&mut self, session: &Arc<Session>, item: RxItem) {
+        let known = self.batches.iter_mut().find(|(other, _)| Arc::ptr_eq(other, session));
+        let full = match known {
+            Some((_, items)) => {
+                items.push(item);
+                items.len() >= ITEMS_PER_BATCH
+            }
+            None => {
+                self.batches.push((Arc::clone(session), vec![item]));
+                false
+            }
+        };
+        if full {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        for (session, items) in self.batches.drain(..) {
+            let count = items.len() as u64;
+            if session.received.try_push(Received::Items(items)).is_err() {
+                self.link.counters.session_full.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal, envelope: &Envelope) {
+        let before = self.link.counters.refused[refusal.index()].fetch_add(1, Ordering::Relaxed);
+        // Anybody can send garbage: the log gets the 1st, 2nd, 4th, 8th ... of each kind.
+        if (before + 1).is_power_of_two() {
+            self.refusals_logged += 1;
+            let (link, from) = (self.link.name(), envelope.from);
+            tracing::debug!(link, %refusal, %from, count = before + 1, "datagram refused");
+        }
+    }
+}
+
+fn note_pong(path: &PathEndpoint, plain: &[u8], envelope: &Envelope) {
+    if let Ok(heartbeat) = Heartbeat::decode(plain)
+        && heartbeat.kind == HeartbeatKind::Pong
+    {
+        path.note_pong(heartbeat.echo, envelope.from);
+    }
+}

@@ -1,0 +1,231 @@
+//! `mwb-node run`: from a configuration to a running node, and back to a clean host.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use mwb_actors::RunningNode;
+use mwb_actors::identity::Identity;
+use mwb_actors::membership::Membership;
+use mwb_actors::membership::store::Store;
+use mwb_actors::spec::{BondSpec, ExitSpec, NodeSpec, PeerSpec, StartError, UplinkSpec};
+use mwb_actors::tun::TunSpec;
+use mwb_proto::mesh::Roles;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, REFUSED, RuntimeDir, StateDir, config_file};
+use crate::config::{self, NodeConfig};
+use crate::platform::linux::cleanup::{self, Cleaned};
+use crate::platform::{LinuxPlatform, MARK};
+use crate::runtime_dir::Claim;
+use crate::{identity, status};
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// The configuration (TOML); mwb-node config default prints a sample
+    #[arg(long, env = "MWB_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    #[command(flatten)]
+    state: StateDir,
+    #[command(flatten)]
+    runtime: RuntimeDir,
+    /// Write the bond's state every 100 ms to this file, or into this folder, one JSON object a line
+    #[arg(long, env = "MWB_TRACE", value_name = "PATH")]
+    trace: Option<PathBuf>,
+}
+
+/// Runs the node until it is told to stop.
+///
+/// # Errors
+/// A refused configuration, a host that cannot be used, or a node that could not go on.
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let config = config_file::load(&args.config)?;
+    start_logging(&config.log);
+    let identity = Arc::new(identity::load_or_make(&args.state.state_dir)?);
+    let store = Store::new(&args.state.state_dir);
+    let membership = Membership::open(store, identity.node_id())
+        .map_err(|error| Failure::new(format!("the membership cannot be used: {error}")))?;
+    let config = with_role(config, membership.as_deref())?;
+    let claim = Claim::new(&args.runtime.runtime_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(node(args, &config, identity, membership));
+    // Blocking work that hangs must not keep a stopped node alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    drop(claim);
+    result
+}
+
+/// Completes the configuration by what the membership says, and refuses to run without a role.
+fn with_role(mut config: NodeConfig, membership: Option<&Membership>) -> Result<NodeConfig, Failure> {
+    let refused = |message: &str| Err(Failure { code: REFUSED, message: message.to_owned() });
+    let own = membership.and_then(Membership::own);
+    let exit_record = own.filter(|own| own.roles.contains(Roles::EXIT));
+    let has_exit = config.peers.iter().any(|peer| peer.exit);
+    match (&config.exit, config.uplinks.is_empty()) {
+        (None, true) => match exit_record {
+            Some(record) => config.exit = Some(config::Exit::at(&record.addresses)),
+            None => {
+                return refused(
+                    "this node has nothing to do: write [[uplinks]] on an edge; make an exit with mwb-node init --exit, \
+                     or write [exit]",
+                );
+            }
+        },
+        (None, false) if !has_exit && membership.is_none() => {
+            return refused(
+                "this node knows no exit: join a mesh with mwb-node join TOKEN, or mark a peer with exit = true",
+            );
+        }
+        (Some(_), _) if config.peers.is_empty() && membership.is_none() => {
+            return refused(
+                "nobody may use this exit: make a mesh with mwb-node init --exit and invite others, or list each edge in \
+                 [[peers]]",
+            );
+        }
+        (Some(_), _) if membership.is_some() && exit_record.is_none() => {
+            tracing::warn!("the mesh does not know this node as an exit: members will not find it");
+        }
+        _ => {}
+    }
+    Ok(config)
+}
+
+async fn node(
+    args: &RunArgs,
+    config: &NodeConfig,
+    identity: Arc<Identity>,
+    membership: Option<Arc<Membership>>,
+) -> Result<(), Failure> {
+    let runtime_dir = &args.runtime.runtime_dir;
+    // Registered before anything is changed: a signal from here on finds a clean way out.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    report(&cleanup::clean(runtime_dir).await, "an earlier node left this");
+    let platform = Arc::new(LinuxPlatform::new(runtime_dir));
+    let result = async {
+        let interfaces: Vec<_> = config.uplinks.iter().map(|up| (up.interface.clone(), up.address)).collect();
+        platform.prepare_uplinks(&interfaces).await.map_err(|error| Failure::new(error.to_string()))?;
+        let watching = Arc::clone(&platform);
+        let watch = AbortOnDrop(tokio::spawn(async move { watching.watch_uplinks(&interfaces).await }));
+        let node_id = identity.node_id();
+        let spec = spec(args, config, identity, membership);
+        let running = mwb_actors::start(spec, Arc::clone(&platform) as _).await.map_err(|error| {
+            let hint = match &error {
+                StartError::Tun { .. } => {
+                    "; run as root, load the module (modprobe tun), or stop what uses that name"
+                }
+                StartError::Listen { .. } => "; free the address, or change exit.listen",
+                _ => "",
+            };
+            Failure::new(format!("the node did not start: {error}{hint}"))
+        })?;
+        let running = Arc::new(running);
+        let asked = Arc::clone(&running);
+        let started = std::time::Instant::now();
+        let server = status::serve(runtime_dir, move || {
+            let mut state = serde_json::to_value(asked.status()).unwrap_or_default();
+            if let Some(object) = state.as_object_mut() {
+                object.insert("uptime_seconds".to_owned(), started.elapsed().as_secs().into());
+                object.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
+            }
+            state
+        })
+        .map_err(|error| Failure::new(format!("making the control socket: {error}")))?;
+        tracing::info!(name = config.name, %node_id, "running");
+        let result = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            () = running.failed() => Err(Failure::new("the node could not go on; the log above says why")),
+        };
+        tracing::info!("stopping");
+        drop(server);
+        drop(watch);
+        stop(running).await;
+        result
+    }
+    .await;
+    report(&cleanup::clean(runtime_dir).await, "undone");
+    result
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Stops the node once its last user has let go of it.
+async fn stop(running: Arc<RunningNode>) {
+    let mut running = running;
+    loop {
+        match Arc::try_unwrap(running) {
+            Ok(node) => return node.stop().await,
+            Err(shared) => running = shared,
+        }
+        // An answer about the state is being written.
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+fn report(cleaned: &Cleaned, what: &str) {
+    for done in &cleaned.done {
+        tracing::info!("{what}: {done}");
+    }
+    for failed in &cleaned.failed {
+        tracing::warn!("not undone: {failed}");
+    }
+}
+
+fn start_logging(directives: &str) {
+    let filter = tracing_subscriber::EnvFilter::new(directives);
+    // A second initialisation can only happen in tests, where the first one serves.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init().ok();
+}
+
+fn spec(
+    args: &RunArgs,
+    config: &NodeConfig,
+    identity: Arc<Identity>,
+    membership: Option<Arc<Membership>>,
+) -> NodeSpec {
+    let mut sender = config.bond.sender.clone();
+    sender.seed = [rand::random(), rand::random()];
+    let uplinks = config.uplinks.iter().map(|uplink| UplinkSpec {
+        id: uplink.id,
+        name: uplink.name.clone(),
+        interface: uplink.interface.clone(),
+        address: uplink.address,
+        rate_max: uplink.max_bandwidth.map(|bytes| bytes.get() * 8),
+        weight: uplink.weight,
+        fwmark: Some(MARK),
+    });
+    let peers = config.peers.iter().map(|peer| PeerSpec {
+        name: peer.name.clone(),
+        node_id: peer.node_id,
+        addresses: peer.addresses.clone(),
+        is_exit: peer.exit,
+    });
+    let exit = config.exit.as_ref().map(|exit| ExitSpec {
+        listen: exit.listen.clone(),
+        pool_v4: exit.pool,
+        allowed: config.peers.iter().map(|peer| peer.node_id).collect(),
+    });
+    NodeSpec {
+        name: config.name.clone(),
+        identity,
+        uplinks: uplinks.collect(),
+        peers: peers.collect(),
+        exit,
+        membership,
+        tun: TunSpec { name: config.tun.name.clone(), mtu: config.tun.mtu },
+        bond: BondSpec { sender, receiver: config.bond.receiver.clone() },
+        runtime_dir: args.runtime.runtime_dir.clone(),
+        trace: args.trace.clone(),
+    }
+}

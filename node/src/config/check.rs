@@ -1,0 +1,367 @@
+//! From what was written to what is meant: ranges, references and duplicates, all faults at once.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use config::{Value, ValueKind};
+use ipnet::Ipv4Net;
+use mwb_actors::identity::NodeId;
+use mwb_actors::spec::EXIT_ADDRESSES_MAX;
+use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
+
+use super::{Bond, Exit, Fault, NodeConfig, Peer, Refused, Tun, Uplink, duration, file};
+
+/// Highest uplink id: a report names at most 32 paths, and 0 stays free.
+const UPLINK_ID_MAX: u64 = 31;
+/// Below this IPv6 does not work.
+const MTU_MIN: u64 = 1280;
+/// Jumbo frames end here.
+const MTU_MAX: u64 = 9000;
+/// Longest name on the wire.
+const NAME_MAX: usize = 64;
+/// Longest interface name (IFNAMSIZ less the ending zero).
+const INTERFACE_MAX: usize = 15;
+
+/// Where each value came from.
+pub(crate) struct Place<'a> {
+    root: &'a Value,
+    file: &'a str,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(root: &'a Value, file: &'a str) -> Self {
+        Self { root, file }
+    }
+
+    /// The file, or "the environment" when that set `key` (dotted, `[n]` for the n-th element).
+    pub(super) fn origin(&self, key: &str) -> String {
+        let mut value = Some(self.root);
+        for part in
+            key.split(['.', '[']).map(|part| part.trim_end_matches(']')).filter(|part| !part.is_empty())
+        {
+            value = value.and_then(|value| match &value.kind {
+                ValueKind::Table(table) => table.get(part),
+                ValueKind::Array(array) => part.parse().ok().and_then(|index: usize| array.get(index)),
+                _ => None,
+            });
+        }
+        match value.and_then(Value::origin) {
+            Some("the environment") => "the environment".to_owned(),
+            _ => self.file.to_owned(),
+        }
+    }
+}
+
+/// Collects faults while the rest is still read.
+struct Faults<'a> {
+    place: &'a Place<'a>,
+    found: Vec<Fault>,
+}
+
+impl Faults<'_> {
+    fn add(&mut self, key: impl Into<String>, problem: impl Into<String>, fix: impl Into<String>) {
+        let key = key.into();
+        self.found.push(Fault {
+            origin: self.place.origin(&key),
+            key,
+            problem: problem.into(),
+            fix: fix.into(),
+        });
+    }
+
+    fn range(&mut self, key: &str, value: u64, low: u64, high: u64) -> u64 {
+        if !(low..=high).contains(&value) {
+            self.add(key, format!("{value} is out of range"), format!("write a number from {low} to {high}"));
+        }
+        value.clamp(low, high)
+    }
+
+    fn duration(&mut self, key: &str, text: &str, low: Duration, high: Duration) -> Duration {
+        let fix = format!("write a time from {low:?} to {high:?}, such as \"250ms\" or \"1s\"");
+        match duration::parse(text) {
+            Ok(duration) if (low..=high).contains(&duration) => duration,
+            Ok(_) => {
+                self.add(key, format!("{text:?} is out of range"), fix);
+                low
+            }
+            Err(problem) => {
+                self.add(key, problem, fix);
+                low
+            }
+        }
+    }
+
+    fn interface(&mut self, key: &str, name: String) -> String {
+        let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+        if name.is_empty() || name.len() > INTERFACE_MAX || name.contains(odd) || name == "." || name == ".."
+        {
+            let fix = format!("write 1 to {INTERFACE_MAX} characters, as `ip link` shows them");
+            self.add(key, format!("{name:?} cannot be an interface's name"), fix);
+        }
+        name
+    }
+
+    fn name(&mut self, key: &str, name: String) -> String {
+        if name.is_empty() || name.len() > NAME_MAX || name.contains(|c: char| c == '/' || c.is_control()) {
+            let problem = format!("{name:?} is empty, too long, or holds a slash or control characters");
+            self.add(key, problem, format!("write 1 to {NAME_MAX} bytes of text"));
+        }
+        name
+    }
+
+    fn sockets(&mut self, key: &str, texts: &[String]) -> Vec<SocketAddr> {
+        let mut addresses = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            match text.parse::<SocketAddr>() {
+                Ok(address) if address.port() != 0 => addresses.push(address),
+                _ => self.add(
+                    format!("{key}[{index}]"),
+                    format!("{text:?} is not an address and a port"),
+                    "write it as \"203.0.113.5:9000\" or \"[2001:db8::5]:9000\"",
+                ),
+            }
+        }
+        addresses
+    }
+
+    /// Says so when `value` was seen before under another key.
+    fn unique(&mut self, seen: &mut BTreeMap<String, String>, key: String, value: &str, fix: &str) {
+        if let Some(first) = seen.get(value) {
+            let problem = format!("{value:?} is already used by {first}");
+            self.add(key, problem, fix);
+        } else {
+            seen.insert(value.to_owned(), key);
+        }
+    }
+}
+
+/// Judges `file`.
+///
+/// # Errors
+/// Every fault that was found.
+pub(super) fn check(file: file::File, place: &Place<'_>) -> Result<NodeConfig, Refused> {
+    let mut faults = Faults { place, found: Vec::new() };
+    let name = match file.node.name {
+        Some(name) => faults.name("node.name", name),
+        None => host_name(),
+    };
+    let tun = Tun {
+        name: faults.interface("tun.name", file.tun.name),
+        mtu: u16::try_from(faults.range("tun.mtu", file.tun.mtu, MTU_MIN, MTU_MAX)).unwrap_or(u16::MAX),
+    };
+    let uplinks = uplinks(file.uplinks, &tun, &mut faults);
+    let peers = peers(file.peers, &mut faults);
+    let exit = file.exit.map(|exit| self::exit(&exit, &mut faults));
+    let mode = mode(&file.routing, &mut faults);
+    let bond = bond(&file.bond, mode, &mut faults);
+    roles(&uplinks, &peers, exit.is_some(), &mut faults);
+    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&file.log.level) {
+        let fix = "write error, warn, info, debug or trace, or directives such as \"info,mwb_actors=debug\"";
+        faults.add("log.level", format!("{:?} is no filter: {error}", file.log.level), fix);
+    }
+    if faults.found.is_empty() {
+        Ok(NodeConfig { name, tun, uplinks, peers, exit, bond, log: file.log.level })
+    } else {
+        Err(Refused(faults.found))
+    }
+}
+
+fn uplinks(written: Vec<file::Uplink>, tun: &Tun, faults: &mut Faults<'_>) -> Vec<Uplink> {
+    let taken: Vec<u64> = written.iter().filter_map(|uplink| uplink.id).collect();
+    let mut free = (1..=UPLINK_ID_MAX).filter(|id| !taken.contains(id));
+    let (mut ids, mut names, mut binds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut uplinks = Vec::new();
+    for (index, uplink) in written.into_iter().enumerate() {
+        let key = |field: &str| format!("uplinks[{index}].{field}");
+        let id = uplink.id.or_else(|| free.next()).unwrap_or(UPLINK_ID_MAX + 1);
+        let id = faults.range(&key("id"), id, 1, UPLINK_ID_MAX);
+        faults.unique(&mut ids, key("id"), &id.to_string(), "give each uplink its own id, or none");
+        let name = uplink.name.or_else(|| uplink.interface.clone()).unwrap_or_else(|| format!("uplink{id}"));
+        let name = faults.name(&key("name"), name);
+        faults.unique(&mut names, key("name"), &name, "give each uplink its own name");
+        let interface = uplink.interface.map(|interface| faults.interface(&key("interface"), interface));
+        if interface.as_deref() == Some(&tun.name) {
+            let fix = "name the interface that leads to the internet, not the one that mwb-node makes";
+            faults.add(key("interface"), "is the tunnel's own interface", fix);
+        }
+        let address = uplink.address.as_ref().and_then(|text| {
+            let address = text.parse::<IpAddr>().ok().filter(|a| !a.is_unspecified() && !a.is_multicast());
+            if address.is_none() {
+                let fix = "write an address of this host, such as \"192.168.1.100\", or remove the key";
+                faults.add(key("address"), format!("{text:?} is not a local address"), fix);
+            }
+            address
+        });
+        let max_bandwidth = uplink.max_bandwidth.and_then(|bytes| {
+            let rate = NonZeroU64::new(bytes).filter(|rate| rate.get() <= u64::MAX / 8);
+            if rate.is_none() {
+                let fix = "write bytes per second (12500000 is 100 Mbit/s), or remove the key to measure it";
+                faults.add(key("max_bandwidth"), format!("{bytes} is no rate"), fix);
+            }
+            rate
+        });
+        let weight = u32::try_from(faults.range(&key("weight"), uplink.weight, 1, 1000)).unwrap_or(1000);
+        if !uplink.enabled {
+            continue;
+        }
+        let bind = format!(
+            "{}{}",
+            interface.as_deref().unwrap_or(""),
+            match address {
+                Some(address) => format!(" from {address}"),
+                None => String::new(),
+            }
+        );
+        let bind = if bind.is_empty() { "any interface".to_owned() } else { bind };
+        let fix = "give each uplink an interface or an address of its own";
+        faults.unique(&mut binds, key("interface"), &bind, fix);
+        uplinks.push(Uplink {
+            id: u8::try_from(id).unwrap_or(u8::MAX),
+            name,
+            interface,
+            address,
+            kind: uplink.kind,
+            max_bandwidth,
+            weight,
+        });
+    }
+    uplinks
+}
+
+fn peers(written: Vec<file::Peer>, faults: &mut Faults<'_>) -> Vec<Peer> {
+    let (mut names, mut node_ids) = (BTreeMap::new(), BTreeMap::new());
+    let mut peers = Vec::new();
+    for (index, peer) in written.into_iter().enumerate() {
+        let key = |field: &str| format!("peers[{index}].{field}");
+        let name = faults.name(&key("name"), peer.name.unwrap_or_else(|| format!("peer{}", index + 1)));
+        faults.unique(&mut names, key("name"), &name, "give each peer its own name");
+        let node_id = peer.node_id.parse().unwrap_or_else(|error| {
+            let fix = "write the 64 hex digits that `mwb-node key` prints on that node";
+            faults.add(key("node_id"), format!("{:?} is no node id: {error}", peer.node_id), fix);
+            NodeId::from_bytes([0; 32])
+        });
+        let text = peer.node_id.to_ascii_lowercase();
+        faults.unique(&mut node_ids, key("node_id"), &text, "list each node once, with all its addresses");
+        let addresses = faults.sockets(&key("addresses"), &peer.addresses);
+        if peer.exit && peer.addresses.is_empty() {
+            let fix = "write where the exit listens: addresses = [\"203.0.113.5:9000\"]";
+            faults.add(key("addresses"), "an exit needs at least one", fix);
+        }
+        if peer.exit && peer.addresses.len() > EXIT_ADDRESSES_MAX {
+            let fix = format!("keep the {EXIT_ADDRESSES_MAX} best");
+            faults.add(key("addresses"), format!("{} are too many", peer.addresses.len()), fix);
+        }
+        peers.push(Peer { name, node_id, addresses, exit: peer.exit });
+    }
+    peers
+}
+
+fn exit(written: &file::Exit, faults: &mut Faults<'_>) -> Exit {
+    let listen = faults.sockets("exit.listen", &written.listen);
+    if written.listen.is_empty() {
+        faults.add("exit.listen", "an exit has to listen", "write listen = [\"0.0.0.0:9000\"]");
+    }
+    let pool = written.pool.parse::<Ipv4Net>().ok().filter(|net| net.prefix_len() <= 30);
+    let Some(pool) = pool else {
+        let problem = format!("{:?} is no IPv4 network with room for two nodes", written.pool);
+        faults.add("exit.pool", problem, "write a private network that you do not use: \"10.109.119.0/24\"");
+        return Exit { listen, pool: (std::net::Ipv4Addr::UNSPECIFIED, 0) };
+    };
+    let unusable =
+        pool.network().is_loopback() || pool.network().is_multicast() || pool.network().is_unspecified();
+    if unusable || pool.prefix_len() < 8 {
+        let fix = "write a private network that you do not use: \"10.109.119.0/24\"";
+        faults.add("exit.pool", format!("{pool} cannot be handed out"), fix);
+    }
+    let gateway = pool.hosts().next().unwrap_or_else(|| pool.network());
+    Exit { listen, pool: (gateway, pool.prefix_len()) }
+}
+
+fn mode(written: &file::Routing, faults: &mut Faults<'_>) -> RoutingMode {
+    written.mode.parse().unwrap_or_else(|_error| {
+        let names = RoutingMode::ALL.map(RoutingMode::name).join(", ");
+        faults.add(
+            "routing.mode",
+            format!("{:?} is no routing mode", written.mode),
+            format!("write one of {names}"),
+        );
+        RoutingMode::default()
+    })
+}
+
+fn bond(written: &file::Bond, mode: RoutingMode, faults: &mut Faults<'_>) -> Bond {
+    let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let ms = Duration::from_millis;
+    let queue_bytes_max = faults.range("bond.queue_bytes_max", written.queue_bytes_max, 64 << 10, 1 << 30);
+    let reorder_bytes_max =
+        faults.range("bond.reorder_bytes_max", written.reorder_bytes_max, 1 << 20, 1 << 30);
+    Bond {
+        sender: SenderConfig {
+            mode,
+            queue_bytes_max: bytes(queue_bytes_max),
+            spread_max: faults.duration("bond.spread_max", &written.spread_max, ms(10), ms(2000)),
+            heartbeat_idle: faults.duration(
+                "bond.heartbeat_idle",
+                &written.heartbeat_idle,
+                ms(20),
+                ms(30_000),
+            ),
+            resend: written.resend,
+            ecn: written.ecn,
+            ..SenderConfig::default()
+        },
+        receiver: ReceiverConfig {
+            reorder_timeout: faults.duration(
+                "bond.reorder_timeout",
+                &written.reorder_timeout,
+                ms(1),
+                ms(10_000),
+            ),
+            reorder_bytes_max: bytes(reorder_bytes_max),
+            ..ReceiverConfig::default()
+        },
+    }
+}
+
+/// A node has one role. Whether it has all that its role needs shows when it runs: it may be a member
+/// of a mesh.
+fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, faults: &mut Faults<'_>) {
+    let exits = peers.iter().filter(|peer| peer.exit).count();
+    match (exit, exits) {
+        (true, 0) => {
+            if !uplinks.is_empty() {
+                faults.add(
+                    "uplinks",
+                    "an exit does not bond uplinks",
+                    "remove [[uplinks]], or remove [exit]",
+                );
+            }
+        }
+        (true, _) => {
+            let fix = "remove [exit] on an edge, or exit = true from the peers on an exit";
+            faults.add("exit", "this node is an exit and has one", fix);
+        }
+        // The mesh may have one.
+        (false, 0) => {}
+        (false, 1) => {
+            if uplinks.is_empty() {
+                let fix = "write at least one [[uplinks]] block with its interface";
+                faults.add("uplinks", "no uplink is enabled", fix);
+            }
+        }
+        (false, _) => {
+            let fix = "mark the one exit to use with exit = true, remove it from the others";
+            faults.add("peers", format!("{exits} peers are marked as exit"), fix);
+        }
+    }
+}
+
+/// The host's name, cut to what fits on the wire.
+pub(crate) fn host_name() -> String {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy();
+    let name: String = name.chars().filter(|c| !c.is_control() && *c != '/').take(NAME_MAX / 4).collect();
+    if name.is_empty() { "node".to_owned() } else { name }
+}

@@ -1,0 +1,203 @@
+//! The Linux host. Everything made here is idempotent, recognisable as ours, and undone by
+//! [`cleanup::clean`] whether the node stopped, was killed, or never ran.
+
+pub(crate) mod cleanup;
+mod journal;
+mod netlink;
+mod nftables;
+mod routes;
+mod sysctl;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+pub(crate) use journal::Journal;
+use mwb_actors::session::InnerAddresses;
+use mwb_actors::spec::Platform;
+use netlink::{Changes, Netlink};
+
+/// Mark of our outer packets, number of our routing table, and ("mw" in ASCII) our signature.
+pub(crate) const MARK: u32 = 0x6d77;
+
+/// How long interfaces may take to settle after the first message about a change.
+const SETTLE: Duration = Duration::from_millis(300);
+/// How often interfaces are looked at when the kernel does not tell.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Why a change to the host failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlatformError {
+    /// The kernel refused a netlink request.
+    #[error("{doing}: {source}")]
+    Netlink {
+        /// What was being done, with its object.
+        doing: String,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// A file of the kernel or the runtime directory.
+    #[error("{doing}: {source}")]
+    File {
+        /// What was being done, with its object.
+        doing: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// An interface does not exist.
+    #[error("there is no interface {0}")]
+    NoInterface(String),
+    /// The `nft` program failed or is missing.
+    #[error("{0}")]
+    Nft(String),
+}
+
+impl PlatformError {
+    fn file(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::File { doing, source }
+    }
+
+    fn netlink(doing: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Netlink { doing, source }
+    }
+}
+
+/// The addresses that the exit gave us, as the host needs them.
+pub(crate) struct EdgeAddresses {
+    /// Ours inside the tunnel, with the prefix lengths of their networks.
+    pub(crate) inner: Vec<(IpAddr, u8)>,
+    /// Largest inner packet, when the exit said one.
+    pub(crate) mtu: Option<u16>,
+}
+
+/// The host of one running node.
+pub(crate) struct LinuxPlatform {
+    runtime_dir: PathBuf,
+}
+
+impl LinuxPlatform {
+    /// Keeps its notes for undoing in `runtime_dir`.
+    pub(crate) fn new(runtime_dir: &Path) -> Self {
+        Self { runtime_dir: runtime_dir.to_owned() }
+    }
+
+    /// Before any packet: lets replies arrive on `uplinks` although the host's default route is
+    /// another one.
+    ///
+    /// # Errors
+    /// When the kernel's settings cannot be read or written.
+    pub(crate) async fn prepare_uplinks(
+        &self,
+        uplinks: &[(Option<String>, Option<IpAddr>)],
+    ) -> Result<(), PlatformError> {
+        let netlink = Netlink::open()?;
+        let mut journal = Journal::open(&self.runtime_dir)?;
+        for (interface, address) in uplinks {
+            let interface = match (interface, address) {
+                (Some(interface), _) => Some(interface.clone()),
+                (None, Some(address)) => netlink.interface_of(*address).await?,
+                (None, None) => None,
+            };
+            match interface {
+                Some(interface) => sysctl::loosen_reverse_path_filter(&interface, &mut journal)?,
+                None => tracing::debug!(?address, "no interface has this address yet"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Does [`Self::prepare_uplinks`] again whenever interfaces come: a modem may be plugged in later. Does not end.
+    pub(crate) async fn watch_uplinks(&self, uplinks: &[(Option<String>, Option<IpAddr>)]) {
+        if uplinks.is_empty() {
+            return std::future::pending().await;
+        }
+        loop {
+            let mut changes = Changes::open()
+                .inspect_err(
+                    |error| tracing::warn!(%error, "interfaces that come later are looked for now and then"),
+                )
+                .ok();
+            let mut told = true;
+            while told {
+                if let Err(error) = self.prepare_uplinks(uplinks).await {
+                    tracing::warn!(%error, "an uplink may not receive");
+                }
+                told = match &mut changes {
+                    Some(changes) => changes.next().await,
+                    None => false,
+                };
+                // Several messages tell of one change.
+                tokio::time::sleep(SETTLE).await;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// A session with an exit is up: gives `tun` its addresses and leads the host's traffic into it.
+    ///
+    /// # Errors
+    /// The first change that failed; what was made before it stays until [`Self::edge_down`].
+    pub(crate) async fn edge_up(&self, tun: &str, addresses: &EdgeAddresses) -> Result<(), PlatformError> {
+        let netlink = Netlink::open()?;
+        let index = netlink.index(tun).await?;
+        netlink.up(tun, index, addresses.mtu).await?;
+        for (address, prefix) in &addresses.inner {
+            netlink.add_address(tun, index, *address, *prefix).await?;
+        }
+        if routes::has_ipv6() && !addresses.inner.iter().any(|(address, _)| address.is_ipv6()) {
+            sysctl::no_ipv6_source(tun)?;
+            netlink.remove_ipv6_addresses(tun, index).await?;
+        }
+        routes::lead_into(&netlink, tun, index).await
+    }
+
+    /// The session is gone: the host uses its own routes again.
+    pub(crate) async fn edge_down(&self) {
+        let result = match Netlink::open() {
+            Ok(netlink) => routes::remove(&netlink).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "routes and rules of the session stay until the node stops");
+        }
+    }
+
+    /// Makes this host an exit for what comes out of `tun`.
+    ///
+    /// # Errors
+    /// The first change that failed; what was made before it stays until [`cleanup::clean`].
+    pub(crate) async fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> Result<(), PlatformError> {
+        let netlink = Netlink::open()?;
+        let index = netlink.index(tun).await?;
+        netlink.up(tun, index, None).await?;
+        netlink.add_address(tun, index, gateway.0.into(), gateway.1).await?;
+        let mut journal = Journal::open(&self.runtime_dir)?;
+        journal.note_nftables()?;
+        nftables::masquerade(tun, gateway).await?;
+        sysctl::forward_ipv4(&mut journal)
+    }
+}
+
+impl Platform for LinuxPlatform {
+    fn session_up(&self, tun: &str, inner: &InnerAddresses) -> BoxFuture<'_, Result<(), String>> {
+        let v4 = inner.v4.map(|(address, prefix)| (IpAddr::from(address), prefix));
+        let v6 = inner.v6.map(|(address, prefix)| (IpAddr::from(address), prefix));
+        let addresses = EdgeAddresses { inner: v4.into_iter().chain(v6).collect(), mtu: Some(inner.mtu) };
+        let tun = tun.to_owned();
+        Box::pin(async move { self.edge_up(&tun, &addresses).await.map_err(|error| error.to_string()) })
+    }
+
+    fn session_down(&self, _tun: &str) -> BoxFuture<'_, ()> {
+        Box::pin(self.edge_down())
+    }
+
+    fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> BoxFuture<'_, Result<(), String>> {
+        let tun = tun.to_owned();
+        Box::pin(async move { Self::exit_up(self, &tun, gateway).await.map_err(|error| error.to_string()) })
+    }
+}

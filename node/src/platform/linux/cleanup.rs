@@ -1,0 +1,56 @@
+//! Undoes everything that a node of ours may have left on this host.
+//!
+//! Used when a node stops, before one starts, and by `mwb-node down`. It needs no notes for routes, rules and
+//! the nftables table: those carry our signature. Settings are put back from the journal.
+
+use std::path::Path;
+
+use super::netlink::Netlink;
+use super::{Journal, nftables, routes, sysctl};
+
+/// Removes and puts back; what was done, in words, and what could not be.
+pub(crate) struct Cleaned {
+    /// One line per thing removed or put back; empty when there was nothing.
+    pub(crate) done: Vec<String>,
+    /// One line per thing that is still there.
+    pub(crate) failed: Vec<String>,
+}
+
+/// Undoes what nodes with this runtime directory left. Everything is tried, whatever fails.
+pub(crate) async fn clean(runtime_dir: &Path) -> Cleaned {
+    let mut cleaned = Cleaned { done: Vec::new(), failed: Vec::new() };
+    let removed = match Netlink::open() {
+        Ok(netlink) => routes::remove(&netlink).await,
+        Err(error) => Err(error),
+    };
+    match removed {
+        Ok(removed) => cleaned.done.extend(removed.into_iter().map(|what| format!("removed an {what}"))),
+        Err(error) => cleaned.failed.push(error.to_string()),
+    }
+    match Journal::open(runtime_dir) {
+        Ok(journal) => undo(journal, &mut cleaned).await,
+        Err(error) => cleaned.failed.push(error.to_string()),
+    }
+    cleaned
+}
+
+async fn undo(journal: Journal, cleaned: &mut Cleaned) {
+    let before = cleaned.failed.len();
+    if journal.nftables() {
+        match nftables::remove().await {
+            Ok(true) => cleaned.done.push("removed the nftables table inet mwb".to_owned()),
+            Ok(false) => {}
+            Err(error) => cleaned.failed.push(error.to_string()),
+        }
+    }
+    match sysctl::restore(&journal) {
+        Ok(restored) => cleaned.done.extend(restored),
+        Err(error) => cleaned.failed.push(error.to_string()),
+    }
+    // Notes of what is still to be undone stay for the next attempt.
+    if cleaned.failed.len() == before
+        && let Err(error) = journal.clear()
+    {
+        cleaned.failed.push(error.to_string());
+    }
+}

@@ -1,0 +1,189 @@
+//! Goal: what is made on a host works, may be made twice, and is undone without a trace, also by a
+//! process that did not make it. Method: the test runs itself again in a network namespace of its own (without root
+//! in a user namespace), with a bridge in the place of the TUN device, and
+//! reads the kernel's state with `ip`.
+
+use std::process::Command;
+
+use rtnetlink::LinkBridge;
+
+use super::*;
+
+const INSIDE: &str = "MWB_TEST_IN_NAMESPACE";
+
+/// Runs `test` (its full name) in a namespace and returns `false`, or returns `true` inside.
+fn inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let works = |flags: &&&str| {
+        let tried = Command::new("unshare").args([**flags, "true"]).output();
+        tried.is_ok_and(|output| output.status.success())
+    };
+    let Some(flags) = ["-n", "-Urn"].iter().find(works) else {
+        mwb_sim::skip::record(test, "neither root nor user namespaces: unshare -n and unshare -Urn failed");
+        return false;
+    };
+    let output = Command::new("unshare")
+        .args([flags, "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+async fn link(name: &str) {
+    let netlink = Netlink::open().unwrap();
+    netlink.handle().link().add(LinkBridge::new(name).up().build()).execute().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_edges_routes_come_and_go() {
+    if !inside("platform::linux::tests::an_edges_routes_come_and_go") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (rules4, rules6) = (ip("-4 rule"), ip("-6 rule"));
+    link("mwb0").await;
+    let platform = LinuxPlatform::new(dir.path());
+    let addresses = EdgeAddresses { inner: vec![("10.9.8.2".parse().unwrap(), 24)], mtu: Some(1300) };
+    for _ in 0..2 {
+        platform.edge_up("mwb0", &addresses).await.unwrap();
+    }
+    let rules = ip("-4 rule");
+    assert!(rules.contains("28022:\tfrom all lookup main suppress_prefixlength 0"), "{rules}");
+    assert!(rules.contains("28023:\tnot from all fwmark 0x6d77 lookup 28023"), "{rules}");
+    assert_eq!(rules.lines().count(), rules4.lines().count() + 2, "{rules}");
+    assert!(ip("-6 rule").contains("28023:\tnot from all fwmark 0x6d77 lookup 28023"));
+    let route = ip("-4 route get 192.0.2.9");
+    assert!(route.contains("dev mwb0 table 28023 src 10.9.8.2"), "{route}");
+    let route = ip("-4 route get 192.0.2.9 mark 0x6d77");
+    assert!(route.contains("unreachable"), "outer packets use the host's own routes: {route}");
+    // An IPv6 address elsewhere must not be used for what leaves by the tunnel.
+    link("lan0").await;
+    assert_eq!(ip("-6 addr add fd01::1/64 dev lan0 nodad"), "");
+    let refused = std::net::UdpSocket::bind("[::]:0").unwrap().connect("[2001:db8::9]:80").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AddrNotAvailable, "{refused}");
+    assert!(ip("-6 route show table 28023").contains("default dev mwb0"));
+    assert!(ip("link show mwb0").contains("mtu 1300"));
+
+    platform.edge_down().await;
+    assert_eq!(ip("-4 rule"), rules4);
+    assert_eq!(ip("-6 rule"), rules6);
+    assert_eq!(ip("-4 route show table 28023").trim(), "");
+    assert_eq!(ip("-6 route show table 28023").trim(), "");
+    assert!(cleanup::clean(dir.path()).await.done.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_killed_edge_left_is_cleaned() {
+    if !inside("platform::linux::tests::what_a_killed_edge_left_is_cleaned") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (rules4, rules6) = (ip("-4 rule"), ip("-6 rule"));
+    link("mwb0").await;
+    link("wan0").await;
+    std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
+    std::fs::write("/proc/sys/net/ipv4/conf/wan0/rp_filter", "0").unwrap();
+    let filter = || std::fs::read_to_string("/proc/sys/net/ipv4/conf/wan0/rp_filter").unwrap();
+
+    let platform = LinuxPlatform::new(dir.path());
+    platform.prepare_uplinks(&[(Some("wan0".to_owned()), None), (None, None)]).await.unwrap();
+    assert_eq!(filter().trim(), "2");
+    let inner = vec![("10.9.8.2".parse().unwrap(), 24), ("fd00::2".parse().unwrap(), 64)];
+    platform.edge_up("mwb0", &EdgeAddresses { inner, mtu: None }).await.unwrap();
+    assert!(ip("-6 route get 2001:db8::9").contains("dev mwb0"));
+    drop(platform);
+    // The device of a killed node goes, and its default routes with it: the rules lead nowhere.
+    assert!(ip("link del mwb0").is_empty());
+    assert_eq!(ip("-4 route show table 28023").trim(), "");
+    assert_eq!(ip("-6 route show table 28023").trim(), "");
+
+    let cleaned = cleanup::clean(dir.path()).await;
+    assert!(cleaned.failed.is_empty(), "{:?}", cleaned.failed);
+    assert_eq!(cleaned.done.len(), 5, "{:?}", cleaned.done);
+    assert_eq!(filter().trim(), "0");
+    assert_eq!(ip("-4 rule"), rules4);
+    assert_eq!(ip("-6 rule"), rules6);
+    assert!(cleanup::clean(dir.path()).await.done.is_empty(), "nothing is left for a second time");
+}
+
+#[tokio::test]
+async fn an_uplink_that_comes_later_is_prepared() {
+    if !inside("platform::linux::tests::an_uplink_that_comes_later_is_prepared") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
+    let platform = LinuxPlatform::new(dir.path());
+    let uplinks = [(Some("wan7".to_owned()), None)];
+    let look = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        link("wan7").await;
+        let file = "/proc/sys/net/ipv4/conf/wan7/rp_filter";
+        while std::fs::read_to_string(file).unwrap().trim() != "2" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = platform.watch_uplinks(&uplinks) => panic!("does not end"),
+        done = tokio::time::timeout(Duration::from_secs(5), look) => done.expect("prepared in time"),
+    }
+}
+
+#[tokio::test]
+async fn an_exit_masquerades_until_it_is_cleaned() {
+    if !inside("platform::linux::tests::an_exit_masquerades_until_it_is_cleaned") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    link("mwb0").await;
+    let platform = LinuxPlatform::new(dir.path());
+    for _ in 0..2 {
+        platform.exit_up("mwb0", ("10.9.8.1".parse().unwrap(), 24)).await.unwrap();
+    }
+    let list = || {
+        let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let rules = list();
+    for rule in [
+        "iifname \"mwb0\" ip daddr { 127.0.0.0/8, 169.254.0.0/16 } drop",
+        "iifname \"mwb0\" accept",
+        "oifname \"mwb0\" ct state established,related accept",
+        "oifname \"mwb0\" drop",
+        "ip saddr 10.9.8.0/24 oifname != \"mwb0\" masquerade",
+    ] {
+        assert_eq!(rules.matches(rule).count(), 1, "{rule} in\n{rules}");
+    }
+    assert!(ip("addr show mwb0").contains("10.9.8.1/24"));
+    let forward = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    assert_eq!(forward().trim(), "1");
+    drop(platform);
+
+    let cleaned = cleanup::clean(dir.path()).await;
+    assert!(cleaned.failed.is_empty(), "{:?}", cleaned.failed);
+    assert_eq!(cleaned.done.len(), 2, "{:?}", cleaned.done);
+    assert_eq!(list().trim(), "");
+    assert_eq!(forward().trim(), "0");
+    assert!(cleanup::clean(dir.path()).await.done.is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_interface_is_named() {
+    let platform = LinuxPlatform::new(Path::new("/nonexistent"));
+    let addresses = EdgeAddresses { inner: Vec::new(), mtu: None };
+    let error = platform.edge_up("mwbnone9", &addresses).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no interface mwbnone9");
+}

@@ -1,0 +1,175 @@
+//! The state of a node for people, from the JSON that the node answers with. What is missing there (another
+//! version of the node) is left out here.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+/// How many paths of all sessions carry packets.
+pub(crate) fn paths_up(state: &Value) -> usize {
+    let paths = list(state, "sessions").flat_map(|session| list(session, "paths"));
+    paths.filter(|path| matches!(text_of(path, "health"), "up" | "degraded")).count()
+}
+
+/// One screen of text.
+pub(crate) fn text(state: &Value) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut out, state);
+    out
+}
+
+fn write(out: &mut String, state: &Value) -> std::fmt::Result {
+    let uptime = state["uptime_seconds"].as_u64().unwrap_or_default();
+    writeln!(out, "{}  {}", text_of(state, "name"), text_of(state, "node_id"))?;
+    writeln!(out, "version {}, running for {}", text_of(state, "version"), span(uptime))?;
+    for session in list(state, "sessions") {
+        write_session(out, session)?;
+    }
+    if list(state, "sessions").next().is_none() {
+        writeln!(out, "\nno session")?;
+    }
+    writeln!(out, "\n{:<16}{:<24}{:>12}{:>14}  problem", "link", "local address", "sent MB", "received MB")?;
+    for link in list(state, "links") {
+        let (sent, received) = (megabytes(link, "sent_bytes"), megabytes(link, "received_bytes"));
+        let (local, problem) = (text_of(link, "local"), text_of(link, "problem"));
+        writeln!(out, "{:<16}{local:<24}{sent:>12.1}{received:>14.1}  {problem}", text_of(link, "name"))?;
+    }
+    for peer in list(state, "peers") {
+        let joined = number(peer, "paths_joined");
+        writeln!(
+            out,
+            "\npeer {}  {}  {joined:.0} paths joined",
+            text_of(peer, "name"),
+            text_of(peer, "node_id")
+        )?;
+        for slot in list(peer, "slots") {
+            let problem = text_of(slot, "problem");
+            if !problem.is_empty() {
+                writeln!(out, "  {} to {}: {problem}", text_of(slot, "link"), text_of(slot, "address"))?;
+            }
+        }
+    }
+    write_actors(out, state)
+}
+
+fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
+    write!(out, "\nsession {} ({})", text_of(session, "name"), text_of(session, "role"))?;
+    match text_of(&session["sender"], "mode") {
+        "" => {}
+        mode => write!(out, ", routing {mode}")?,
+    }
+    if let Some([address, prefix]) = session["inner"]["v4"].as_array().map(Vec::as_slice) {
+        write!(out, ", inner address {}/{prefix}", address.as_str().unwrap_or_default())?;
+    }
+    let receiver = &session["receiver"];
+    let (delivered, held) = (megabytes(receiver, "delivered_bytes"), number(receiver, "held_packets"));
+    writeln!(out, ", {delivered:.1} MB delivered, {held:.0} packets held")?;
+    writeln!(
+        out,
+        "  {:<16}{:<12}{:>9}{:>10}{:>10}{:>10}{:>9}  remote",
+        "path", "health", "rtt ms", "Mbit/s", "queue ms", "sent MB", "lost"
+    )?;
+    for path in list(session, "paths") {
+        let sender = list(&session["sender"], "paths").find(|sender| sender["path"] == path["path"]);
+        let sender = sender.unwrap_or(&Value::Null);
+        writeln!(
+            out,
+            "  {:<16}{:<12}{:>9.1}{:>10.1}{:>10.1}{:>10.1}{:>9.0}  {}",
+            text_of(path, "link"),
+            text_of(path, "health"),
+            number(sender, "rtt_ms"),
+            number(sender, "rate_mbit"),
+            number(sender, "queue_ms"),
+            megabytes(sender, "sent_bytes"),
+            number(sender, "lost"),
+            text_of(path, "remote"),
+        )?;
+    }
+    Ok(())
+}
+
+/// Only the actors that need a look: all the others are counted.
+fn write_actors(out: &mut String, state: &Value) -> std::fmt::Result {
+    let quiet = |actor: &&Value| text_of(actor, "state") == "running" && number(actor, "restarts") == 0.0;
+    let total = list(state, "actors").count();
+    let running = list(state, "actors").filter(quiet).count();
+    writeln!(out, "\n{running} of {total} actors and drivers are running and never failed")?;
+    for actor in list(state, "actors").filter(|actor| !quiet(actor)) {
+        let (name, now) = (text_of(actor, "name"), text_of(actor, "state"));
+        write!(out, "  {name}: {now}, {:.0} restarts", number(actor, "restarts"))?;
+        match text_of(actor, "last_failure") {
+            "" => writeln!(out)?,
+            failure => writeln!(out, ", last failure: {failure}")?,
+        }
+    }
+    Ok(())
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value[key].as_array().into_iter().flatten()
+}
+
+fn text_of<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_default()
+}
+
+fn megabytes(value: &Value, key: &str) -> f64 {
+    number(value, key) / 1e6
+}
+
+fn span(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_is_shown() {
+        let state = serde_json::json!({
+            "name": "edge-1", "node_id": "00ff", "version": "0.1.0", "uptime_seconds": 3725,
+            "links": [{"name": "fibre", "local": "10.0.0.2:4000", "sent_bytes": 1_500_000, "received_bytes": 0}],
+            "peers": [{"name": "exit", "node_id": "aa", "paths_joined": 1, "slots": [
+                {"link": "lte", "address": "192.0.2.1:9000", "problem": "timed out"}]}],
+            "sessions": [{"name": "exit", "role": "edge", "inner": {"v4": ["10.9.8.2", 24]},
+                "paths": [{"path": 1, "link": "fibre", "health": "up", "remote": "192.0.2.1:9000"},
+                          {"path": 2, "link": "lte", "health": "down", "remote": "192.0.2.1:9000"}],
+                "sender": {"mode": "per_flow", "paths": [{"path": 1, "rtt_ms": 12.34, "lost": 7}]},
+                "receiver": {"delivered_bytes": 2_000_000, "held_packets": 3}}],
+            "actors": [{"name": "a", "state": "running", "restarts": 0},
+                       {"name": "b", "state": "parked", "restarts": 5, "last_failure": "boom"}],
+        });
+        assert_eq!(paths_up(&state), 1);
+        let text = text(&state);
+        for part in [
+            "running for 1 h 2 min",
+            "inner address 10.9.8.2/24",
+            "routing per_flow",
+            "12.3",
+            "lte to 192.0.2.1:9000: timed out",
+            "1 of 2 actors",
+            "b: parked, 5 restarts, last failure: boom",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_answer_is_no_panic() {
+        assert_eq!(paths_up(&Value::Null), 0);
+        assert!(text(&Value::Null).contains("no session"));
+        assert_eq!(span(59), "59 s");
+        assert_eq!(span(90_000), "1 d 1 h");
+    }
+}

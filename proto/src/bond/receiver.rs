@@ -1,0 +1,231 @@
+//! The receiving half of a session: opened datagrams in, ordered inner packets and reports out.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::bond::batch::RxItem;
+use crate::bond::config::ReceiverConfig;
+use crate::bond::reorder::Reorder;
+use crate::bond::snapshot::ReceiverSnapshot;
+use crate::buf::PacketBuf;
+use crate::path::delay::Unwrap;
+use crate::time::{Stamp, Time};
+use crate::wire::v2::{DATA_LEN, DataHeader, FrameType};
+use crate::wire::{Heartbeat, HeartbeatKind, PathId, Refusal, Report, Skip};
+
+mod reception;
+
+use reception::PathReception;
+
+/// Most paths of a session: what one report can speak of.
+pub const PATHS_MAX: usize = 32;
+/// A report names a path again this often after its last news, because reports may be lost.
+const REPEAT: u8 = 3;
+/// After a new gap a report goes out at once, but no sooner than this after the last one.
+const GAP_REPORT_EVERY: Duration = Duration::from_millis(1);
+/// Reports stay under this share of what is received, by stretching their interval.
+const REPORT_SHARE: f64 = 0.012;
+/// They are never stretched beyond this.
+const REPORT_INTERVAL_MAX: Duration = Duration::from_millis(25);
+/// The session counts as active this long after a packet.
+const ACTIVE_FOR: Duration = Duration::from_secs(1);
+
+/// The receiving machine. See the module's documentation.
+pub struct Receiver {
+    config: ReceiverConfig,
+    paths: Vec<PathReception>,
+    reorder: Reorder,
+    heartbeats: VecDeque<(PathId, Heartbeat)>,
+    report_number: u32,
+    last_report: Time,
+    last_arrival: Option<Time>,
+    news: bool,
+    new_gap: bool,
+    rate: RateMeter,
+    /// One-way delays of all paths on one scale.
+    scale: Unwrap,
+    reports: u64,
+}
+
+/// Bytes received, smoothed, for the share of reports.
+#[derive(Debug, Default)]
+struct RateMeter {
+    since: Time,
+    bytes: u64,
+    bits_per_sec: f64,
+}
+
+impl RateMeter {
+    fn add(&mut self, bytes: u64, now: Time) {
+        self.bytes += bytes;
+        let secs = (now - self.since).as_secs_f64();
+        if secs > 0.1 {
+            let sample = self.bytes as f64 * 8.0 / secs;
+            self.bits_per_sec += (sample - self.bits_per_sec) / 2.0;
+            self.since = now;
+            self.bytes = 0;
+        }
+    }
+}
+
+impl Receiver {
+    /// A receiver that has heard nothing. Report numbers start at a point derived from `now`, so
+    /// that a receiver that replaces another is not taken for an echo of it.
+    pub fn new(config: ReceiverConfig, now: Time) -> Self {
+        Self {
+            reorder: Reorder::new(config.clone()),
+            config,
+            paths: Vec::new(),
+            heartbeats: VecDeque::new(),
+            report_number: (now.as_nanos() / 1_000_000) as u32,
+            last_report: now,
+            last_arrival: None,
+            news: false,
+            new_gap: false,
+            rate: RateMeter { since: now, ..RateMeter::default() },
+            scale: Unwrap::default(),
+            reports: 0,
+        }
+    }
+
+    /// The path was made anew under new keys: its sequence starts again.
+    pub fn reset_path(&mut self, path: PathId, _now: Time) {
+        self.paths.retain(|p| p.id != path);
+        self.reorder.remove_path(path);
+    }
+
+    /// Takes one opened datagram.
+    ///
+    /// # Errors
+    /// The reason why its body was refused; its path sequence counts as received all the same.
+    pub fn handle(&mut self, item: RxItem, now: Time) -> Result<(), Refusal> {
+        let Some(sent) = item.plain.get(..3).map(|b| u32::from_be_bytes([0, b[0], b[1], b[2]])) else {
+            return Err(Refusal::Truncated);
+        };
+        self.scale.units(item.arrival.stamp().wrapping_sub(Stamp::new(sent)));
+        let path = self.path_mut(item.path, item.path_seq)?;
+        let gap = path.on_packet(item.path_seq, sent, item.arrival, item.wire_len, item.ce);
+        let delay = path.delay_secs();
+        self.news = true;
+        self.new_gap |= gap;
+        self.rate.add(u64::from(item.wire_len), now);
+        match item.frame {
+            FrameType::Data => {
+                self.last_arrival = Some(now);
+                self.reorder.note_delay(item.path, delay, now);
+                let (header, _) = DataHeader::decode(&item.plain)?;
+                let mut plain = item.plain;
+                // The inner packet moves to the front of its buffer.
+                let len = plain.len() - DATA_LEN;
+                plain.copy_within(DATA_LEN.., 0);
+                plain.set_len(len);
+                self.reorder.handle(header, plain, now);
+            }
+            FrameType::Heartbeat => {
+                self.reorder.note_delay(item.path, delay, now);
+                let beat = Heartbeat::decode(&item.plain)?;
+                match beat.kind {
+                    HeartbeatKind::Pong => {
+                        let units = now.stamp().signed_since(beat.echo).max(0) as u64;
+                        let rtt = Duration::from_nanos(units * crate::time::STAMP_UNIT_NANOS);
+                        self.reorder.note_rtt(item.path, rtt);
+                        self.push_heartbeat(item.path, beat);
+                    }
+                    HeartbeatKind::Ping => self.push_heartbeat(item.path, beat),
+                    HeartbeatKind::Tail => {}
+                }
+            }
+            FrameType::Skip => {
+                let skip = Skip::decode(&item.plain)?;
+                self.reorder.handle_skip(&skip, now);
+            }
+            FrameType::Ack | FrameType::Control | FrameType::Multicast | FrameType::Fec => {}
+        }
+        Ok(())
+    }
+
+    fn push_heartbeat(&mut self, path: PathId, beat: Heartbeat) {
+        if self.heartbeats.len() < 2 * PATHS_MAX {
+            self.heartbeats.push_back((path, beat));
+        }
+    }
+
+    fn path_mut(&mut self, id: PathId, seq: u64) -> Result<&mut PathReception, Refusal> {
+        if let Some(i) = self.paths.iter().position(|p| p.id == id) {
+            return Ok(&mut self.paths[i]);
+        }
+        if self.paths.len() >= PATHS_MAX {
+            return Err(Refusal::TooMany);
+        }
+        self.paths.push(PathReception::new(id, seq, &self.scale));
+        Ok(self.paths.last_mut().expect("just pushed"))
+    }
+
+    /// Gives up gaps whose deadline has passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.reorder.handle_timeout(now);
+        for path in &mut self.paths {
+            path.expire(now);
+        }
+    }
+
+    /// The next inner packet for the TUN.
+    pub fn poll_packet(&mut self) -> Option<PacketBuf> {
+        self.reorder.poll()
+    }
+
+    /// The next heartbeat for the sender of this side.
+    pub fn poll_heartbeat(&mut self) -> Option<(PathId, Heartbeat)> {
+        self.heartbeats.pop_front()
+    }
+
+    /// Writes the body of a report to `out` (cleared first) when one is due.
+    pub fn poll_report(&mut self, out: &mut Vec<u8>, now: Time) -> bool {
+        out.clear();
+        if self.report_due().is_none_or(|at| now < at) {
+            return false;
+        }
+        let time = now.stamp();
+        let paths = self.paths.iter_mut().filter_map(|p| p.report(now)).collect();
+        let report = Report { sent: time, number: self.report_number, time, paths };
+        self.report_number = self.report_number.wrapping_add(1);
+        self.last_report = now;
+        self.news = false;
+        self.new_gap = false;
+        self.reports += 1;
+        report.encode_into(out);
+        true
+    }
+
+    fn report_due(&self) -> Option<Time> {
+        if self.new_gap {
+            return Some(self.last_report + GAP_REPORT_EVERY);
+        }
+        if self.news {
+            return Some(self.last_report + self.report_interval());
+        }
+        let active = self.last_arrival.is_some_and(|at| self.last_report < at + ACTIVE_FOR);
+        active.then(|| self.last_report + self.config.report_quiet)
+    }
+
+    /// Reports go out every 5 ms, more rarely where that would be too much of a thin link.
+    fn report_interval(&self) -> Duration {
+        let bits = 2.0 * 8.0 * (80.0 + 23.0 * self.paths.len() as f64);
+        let secs = bits / (REPORT_SHARE * self.rate.bits_per_sec.max(1.0));
+        let longest = REPORT_INTERVAL_MAX.max(self.config.report_interval);
+        Duration::from_secs_f64(secs.min(1.0)).clamp(self.config.report_interval, longest)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) and
+    /// [`poll_report`](Self::poll_report) again.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        [self.report_due(), self.reorder.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// A copy of the machine's state for people.
+    pub fn snapshot(&self) -> ReceiverSnapshot {
+        let mut snapshot = self.reorder.snapshot();
+        snapshot.reports = self.reports;
+        snapshot
+    }
+}

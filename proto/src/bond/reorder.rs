@@ -1,0 +1,301 @@
+//! Puts the packets of each lane back in order, without ever making one lane wait for another.
+//!
+//! A missing sequence gets its own deadline when it is first noticed; it is never restarted. The
+//! wait ends when the packet comes, when the sender says that it will not (skip), or at the
+//! deadline. What comes later still is handed on out of order rather than dropped.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::bond::config::ReceiverConfig;
+use crate::bond::sender::{LANE_UNORDERED, LANES};
+use crate::bond::snapshot::ReceiverSnapshot;
+use crate::buf::PacketBuf;
+use crate::time::Time;
+use crate::wire::v2::DataHeader;
+use crate::wire::{PathId, Skip};
+
+mod lane;
+mod seen;
+
+use lane::{Lane, Placed};
+use seen::Seen;
+
+/// Sequences of the unordered lane that are remembered against copies.
+const UNORDERED_WINDOW: usize = 1 << 16;
+/// Missing and held sequences of all lanes together (40 B each).
+const SLOTS_MAX: usize = 1 << 17;
+/// Margin of every deadline for scheduling jitter.
+const HOLD_MARGIN: Duration = Duration::from_millis(5);
+/// Round trip assumed before one was measured.
+const RTT_UNKNOWN: Duration = Duration::from_millis(100);
+/// A path not heard for this long no longer counts in the spread.
+const STALE_AFTER: Duration = Duration::from_secs(2);
+/// The largest delay of a path decays by half in this many seconds.
+const DECAY_HALF: f64 = 1.0;
+
+/// What the resequencer knows of a path, for the allowance of gaps.
+#[derive(Debug)]
+struct PathDelay {
+    path: PathId,
+    high: f64,
+    low: f64,
+    rtt: Option<Duration>,
+    at: Time,
+}
+
+/// The resequencers of all lanes of a session.
+pub(crate) struct Reorder {
+    config: ReceiverConfig,
+    lanes: Vec<Option<Box<Lane>>>,
+    /// Lanes that hold something.
+    blocked: Vec<u16>,
+    unordered: Seen,
+    incarnation: Option<u8>,
+    delays: Vec<PathDelay>,
+    hold: Duration,
+    hold_at: Time,
+    out: VecDeque<PacketBuf>,
+    slots: usize,
+    stats: ReceiverSnapshot,
+}
+
+impl Reorder {
+    pub(crate) fn new(config: ReceiverConfig) -> Self {
+        let hold = RTT_UNKNOWN + config.reorder_slack + HOLD_MARGIN;
+        Self {
+            hold: hold.min(config.reorder_timeout),
+            config,
+            lanes: (0..LANES).map(|_| None).collect(),
+            blocked: Vec::new(),
+            unordered: Seen::new(UNORDERED_WINDOW),
+            incarnation: None,
+            delays: Vec::new(),
+            hold_at: Time::ZERO,
+            out: VecDeque::new(),
+            slots: 0,
+            stats: ReceiverSnapshot::default(),
+        }
+    }
+
+    /// Takes a delay sample of a path, seconds on the session's common scale.
+    pub(crate) fn note_delay(&mut self, path: PathId, delay: f64, now: Time) {
+        match self.delays.iter_mut().find(|d| d.path == path) {
+            Some(d) => {
+                let keep = (-(now - d.at).as_secs_f64() / DECAY_HALF).exp2();
+                d.high = delay.max(delay + (d.high - delay) * keep);
+                d.low = delay.min(delay + (d.low - delay) * keep);
+                d.at = now;
+            }
+            None => self.delays.push(PathDelay { path, high: delay, low: delay, rtt: None, at: now }),
+        }
+    }
+
+    /// Takes a round-trip time of a path.
+    pub(crate) fn note_rtt(&mut self, path: PathId, rtt: Duration) {
+        if let Some(d) = self.delays.iter_mut().find(|d| d.path == path) {
+            d.rtt = Some(d.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        }
+    }
+
+    pub(crate) fn remove_path(&mut self, path: PathId) {
+        self.delays.retain(|d| d.path != path);
+    }
+
+    /// How long a gap noticed now may stay open: the spread of the paths, one fast round trip for a
+    /// resend, and some slack, because an early give-up costs more than a late one.
+    fn hold(&mut self, now: Time) -> Duration {
+        if now - self.hold_at < Duration::from_millis(5) {
+            return self.hold;
+        }
+        self.hold_at = now;
+        let fresh = || self.delays.iter().filter(|d| now - d.at < STALE_AFTER);
+        let high = fresh().map(|d| d.high).fold(f64::NEG_INFINITY, f64::max);
+        let low = fresh().map(|d| d.low).fold(f64::INFINITY, f64::min);
+        let spread =
+            if high >= low { Duration::from_secs_f64((high - low).min(10.0)) } else { Duration::ZERO };
+        let rtt = fresh().filter_map(|d| d.rtt).min().unwrap_or(RTT_UNKNOWN);
+        self.hold = (spread + rtt + self.config.reorder_slack + HOLD_MARGIN).min(self.config.reorder_timeout);
+        self.hold
+    }
+
+    /// Takes a packet with its header.
+    pub(crate) fn handle(&mut self, header: DataHeader, packet: PacketBuf, now: Time) {
+        match self.incarnation {
+            Some(current) if current == header.incarnation => {}
+            Some(current) if (header.incarnation.wrapping_sub(current) as i8) < 0 => {
+                // A straggler of a sender that has been replaced: its lanes are gone, it is not.
+                self.deliver(packet);
+                return;
+            }
+            _ => {
+                self.flush();
+                self.incarnation = Some(header.incarnation);
+            }
+        }
+        if header.lane == LANE_UNORDERED {
+            if self.unordered.insert(header.lane_seq) {
+                self.deliver(packet);
+            } else {
+                self.stats.duplicates += 1;
+            }
+            return;
+        }
+        let deadline = now + self.hold(now);
+        let id = header.lane % LANES;
+        let cost = packet.capacity();
+        let lane = self.lanes[usize::from(id)].get_or_insert_with(|| Box::new(Lane::new(header.lane_seq)));
+        let before = lane.slots();
+        let placed = lane.place(header.lane_seq, packet, deadline);
+        self.slots = self.slots + lane.slots() - before;
+        match placed {
+            Placed::Held => {
+                self.stats.held_packets += 1;
+                self.stats.held_bytes += cost;
+                self.stats.held_bytes_max = self.stats.held_bytes_max.max(self.stats.held_bytes);
+                self.advance(id);
+            }
+            Placed::Late(packet) => {
+                self.stats.late += 1;
+                self.deliver(packet);
+            }
+            Placed::Duplicate => self.stats.duplicates += 1,
+            Placed::Restarted(held) => {
+                for p in held {
+                    self.unhold(&p);
+                    self.deliver(p);
+                }
+                self.stats.held_packets += 1;
+                self.stats.held_bytes += cost;
+                self.advance(id);
+            }
+        }
+        self.bound();
+    }
+
+    /// Takes a skip: the sender will not send those sequences.
+    pub(crate) fn handle_skip(&mut self, skip: &Skip, now: Time) {
+        if self.incarnation != Some(skip.incarnation) {
+            return;
+        }
+        let deadline = now + self.hold(now);
+        for run in &skip.runs {
+            let Some(lane) = self.lanes.get_mut(usize::from(run.lane)).and_then(Option::as_mut) else {
+                continue;
+            };
+            let before = lane.slots();
+            let skipped = lane.skip(run.lane_seq, run.len, deadline);
+            self.slots = self.slots + lane.slots() - before;
+            self.stats.skipped += skipped;
+            self.advance(run.lane);
+        }
+        self.bound();
+    }
+
+    /// Gives up what is overdue.
+    pub(crate) fn handle_timeout(&mut self, now: Time) {
+        let mut i = 0;
+        while i < self.blocked.len() {
+            let id = self.blocked[i];
+            while self.lane(id).and_then(Lane::head_deadline).is_some_and(|at| at <= now) {
+                self.stats.timed_out += 1;
+                self.drop_head(id);
+            }
+            // `advance` removes the lane from the list when it is empty.
+            if self.blocked.get(i) == Some(&id) {
+                i += 1;
+            }
+        }
+    }
+
+    /// The next deadline of any lane's first gap.
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        self.blocked.iter().filter_map(|&id| self.lane(id).and_then(Lane::head_deadline)).min()
+    }
+
+    pub(crate) fn poll(&mut self) -> Option<PacketBuf> {
+        self.out.pop_front()
+    }
+
+    pub(crate) fn snapshot(&self) -> ReceiverSnapshot {
+        ReceiverSnapshot { hold_ms: self.hold.as_secs_f64() * 1e3, ..self.stats.clone() }
+    }
+
+    fn lane(&self, id: u16) -> Option<&Lane> {
+        self.lanes.get(usize::from(id)).and_then(|l| l.as_deref())
+    }
+
+    fn deliver(&mut self, packet: PacketBuf) {
+        self.stats.delivered += 1;
+        self.stats.delivered_bytes += packet.len() as u64;
+        self.out.push_back(packet);
+    }
+
+    fn unhold(&mut self, packet: &PacketBuf) {
+        self.stats.held_packets -= 1;
+        self.stats.held_bytes -= packet.capacity();
+    }
+
+    /// Hands on what is in order, and keeps the list of blocked lanes true.
+    fn advance(&mut self, id: u16) {
+        let Some(lane) = self.lanes[usize::from(id)].as_mut() else { return };
+        let before = lane.slots();
+        while let Some(packet) = lane.pop_ready() {
+            self.stats.held_packets -= 1;
+            self.stats.held_bytes -= packet.capacity();
+            self.stats.delivered += 1;
+            self.stats.delivered_bytes += packet.len() as u64;
+            self.out.push_back(packet);
+        }
+        self.slots -= before - lane.slots();
+        let listed = self.blocked.iter().position(|&b| b == id);
+        match (lane.slots() > 0, listed) {
+            (true, None) => self.blocked.push(id),
+            (false, Some(i)) => {
+                self.blocked.swap_remove(i);
+            }
+            _ => {}
+        }
+    }
+
+    fn drop_head(&mut self, id: u16) {
+        if let Some(lane) = self.lanes[usize::from(id)].as_mut() {
+            let before = lane.slots();
+            lane.drop_head_gap();
+            self.slots -= before - lane.slots();
+        }
+        self.advance(id);
+    }
+
+    /// Memory is short: the gap that has waited longest is given up.
+    fn bound(&mut self) {
+        while self.stats.held_bytes > self.config.reorder_bytes_max || self.slots > SLOTS_MAX {
+            let oldest = self
+                .blocked
+                .iter()
+                .filter_map(|&id| self.lane(id).and_then(Lane::head_deadline).map(|at| (at, id)))
+                .min();
+            let Some((_, id)) = oldest else { return };
+            self.stats.evicted += 1;
+            self.drop_head(id);
+        }
+    }
+
+    /// A new sender has taken over: hand on all that is held and start every lane afresh.
+    fn flush(&mut self) {
+        for id in std::mem::take(&mut self.blocked) {
+            if let Some(lane) = self.lanes[usize::from(id)].take() {
+                for packet in lane.into_held() {
+                    self.unhold(&packet);
+                    self.deliver(packet);
+                }
+            }
+        }
+        self.lanes.iter_mut().for_each(|l| *l = None);
+        self.slots = 0;
+        self.unordered.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

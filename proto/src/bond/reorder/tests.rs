@@ -1,0 +1,117 @@
+use super::*;
+use crate::buf::BufPool;
+use crate::time::Stamp;
+use crate::wire::SkipRun;
+
+fn header(lane: u16, lane_seq: u32, incarnation: u8) -> DataHeader {
+    DataHeader { sent: Stamp::new(0), lane, lane_seq, incarnation, prev_path: 0 }
+}
+
+struct Fixture {
+    reorder: Reorder,
+    pool: BufPool,
+}
+
+impl Fixture {
+    fn new(config: ReceiverConfig) -> Self {
+        Self { reorder: Reorder::new(config), pool: BufPool::new(64, 16) }
+    }
+
+    fn packet(&mut self, lane: u16, seq: u32, at_ms: u64) {
+        let buf = self.pool.copy_from(&[lane as u8, seq as u8]).expect("fits");
+        self.reorder.handle(header(lane, seq, 1), buf, Time::from_millis(at_ms));
+    }
+
+    fn out(&mut self) -> Vec<(u8, u8)> {
+        std::iter::from_fn(|| self.reorder.poll()).map(|p| (p[0], p[1])).collect()
+    }
+}
+
+#[test]
+fn one_lane_never_waits_for_another() {
+    let mut f = Fixture::new(ReceiverConfig::default());
+    f.packet(1, 1, 0);
+    f.packet(2, 0, 0);
+    assert_eq!(f.out(), vec![(2, 0)]);
+    f.packet(1, 0, 1);
+    assert_eq!(f.out(), vec![(1, 0), (1, 1)]);
+    assert!(f.reorder.poll_timeout().is_none());
+}
+
+#[test]
+fn gaps_have_independent_deadlines_and_late_packets_are_handed_on() {
+    let mut f = Fixture::new(ReceiverConfig::default());
+    f.packet(1, 0, 0);
+    f.packet(1, 2, 0);
+    f.packet(1, 4, 100);
+    assert_eq!(f.out(), vec![(1, 0)]);
+    let first = f.reorder.poll_timeout().expect("a gap waits");
+    f.reorder.handle_timeout(first);
+    assert_eq!(f.out(), vec![(1, 2)]);
+    let second = f.reorder.poll_timeout().expect("another gap waits");
+    assert_eq!(second, first + Duration::from_millis(100), "never restarted");
+    f.packet(1, 1, 150);
+    assert_eq!(f.out(), vec![(1, 1)]);
+    f.packet(1, 1, 151);
+    f.reorder.handle_timeout(second);
+    assert_eq!(f.out(), vec![(1, 4)]);
+    let s = f.reorder.snapshot();
+    assert_eq!((s.late, s.duplicates, s.timed_out, s.held_packets), (1, 1, 2, 0));
+}
+
+#[test]
+fn a_skip_ends_the_wait_at_once() {
+    let mut f = Fixture::new(ReceiverConfig::default());
+    f.packet(1, 0, 0);
+    f.packet(1, 4, 0);
+    let skip =
+        Skip { sent: Stamp::new(0), incarnation: 1, runs: vec![SkipRun { lane: 1, lane_seq: 1, len: 3 }] };
+    let foreign = Skip { incarnation: 9, ..skip.clone() };
+    f.reorder.handle_skip(&foreign, Time::ZERO);
+    assert_eq!(f.out(), vec![(1, 0)]);
+    f.reorder.handle_skip(&skip, Time::ZERO);
+    assert_eq!(f.out(), vec![(1, 4)]);
+}
+
+#[test]
+fn a_new_incarnation_releases_and_restarts_every_lane() {
+    let mut f = Fixture::new(ReceiverConfig::default());
+    f.packet(1, 0, 0);
+    f.packet(1, 7, 0);
+    let buf = f.pool.copy_from(&[1, 0]).expect("fits");
+    f.reorder.handle(header(1, 0, 2), buf, Time::from_millis(1));
+    assert_eq!(f.out(), vec![(1, 0), (1, 7), (1, 0)]);
+    let old = f.pool.copy_from(&[1, 8]).expect("fits");
+    f.reorder.handle(header(1, 8, 1), old, Time::from_millis(2));
+    assert_eq!(f.out(), vec![(1, 8)], "a straggler of the old one is handed on");
+}
+
+#[test]
+fn memory_is_bounded_by_giving_up_the_oldest_gap() {
+    let mut f = Fixture::new(ReceiverConfig { reorder_bytes_max: 64 * 10, ..ReceiverConfig::default() });
+    for seq in 1..100 {
+        f.packet(1, seq, u64::from(seq));
+        assert!(f.reorder.snapshot().held_bytes <= 64 * 10);
+    }
+    assert_eq!(f.out().len(), 99);
+    assert_eq!(f.reorder.snapshot().evicted, 1);
+}
+
+#[test]
+fn unordered_packets_pass_once_and_at_once() {
+    let mut f = Fixture::new(ReceiverConfig::default());
+    for seq in [5, 3, 5, 4] {
+        f.packet(LANE_UNORDERED, seq, 0);
+    }
+    assert_eq!(f.out().len(), 3);
+    assert_eq!(f.reorder.snapshot().duplicates, 1);
+}
+
+#[test]
+fn a_reorder_that_replaces_another_starts_where_the_lane_is() {
+    let mut f = Fixture::new(ReceiverConfig::default());
+    f.packet(1, 5000, 0);
+    f.packet(1, 5001, 0);
+    f.packet(1, 4999, 0);
+    assert_eq!(f.out().len(), 3);
+}

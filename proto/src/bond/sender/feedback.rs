@@ -1,0 +1,316 @@
+//! What the sender learns from reports: arrivals, losses, silence.
+//!
+//! A report speaks of all paths and may come over any of them, so the silence of a cut path is
+//! noticed without waiting for that path's own round trip:
+//!
+//! ```text
+//!            copies of late packets          all in flight sent again elsewhere
+//!  Up ── late > 25 ms, nothing queued ──► Up ── late > 50 ms x patience ──► Suspect ── 1 s ──► Down
+//!   ▲                                                                          │                │
+//!   └──────────── two arrivals of packets sent since, or three reports ◄───────┴────────────────┘
+//! ```
+
+use std::time::Duration;
+
+use crate::bond::arq::Key;
+use crate::bond::sender::mode::RoutingMode;
+use crate::bond::sender::path::Content;
+use crate::bond::sender::{SKIPS_MAX, Sender, SenderEvent};
+use crate::bond::snapshot::PathState;
+use crate::path::delay::STAMP_UNIT_SECS;
+use crate::path::flight::Resolution;
+use crate::time::Time;
+use crate::wire::{PathId, Report, SkipRun};
+
+/// Lateness after which packets are copied to another path while nothing waits, seconds.
+const COPY_AFTER: f64 = 0.025;
+/// Packets copied per suspicion-to-be.
+const COPY_MAX: usize = 40;
+/// A suspected path that stays silent this long is down.
+const DOWN_AFTER: Duration = Duration::from_secs(1);
+/// Without any report for this long beyond twice the feedback time, no path can be trusted.
+const MUTE_AFTER: Duration = Duration::from_millis(300);
+/// A path without suspicion for this long earns back some strictness.
+const STRICTER_EVERY: Duration = Duration::from_secs(10);
+
+impl Sender {
+    /// Takes a report of the peer's receiver. Old and repeated ones are ignored.
+    pub fn handle_report(&mut self, report: &Report, now: Time) {
+        if let Some((number, _)) = self.last_report {
+            // Each report travels twice; a restarted receiver starts far away from the last number.
+            let ahead = report.number.wrapping_sub(number) as i32;
+            if (-1000..=0).contains(&ahead) {
+                return;
+            }
+        }
+        self.last_report = Some((report.number, now));
+        self.counters.reports += 1;
+        let clock = self.receiver_clock.secs(report.time);
+        let mut out = std::mem::take(&mut self.resolution);
+        for heard in &report.paths {
+            let Some(i) = self.paths.iter().position(|p| p.id == heard.path) else { continue };
+            out.clear();
+            let p = &mut self.paths[i];
+            if !p.flight.resolve(heard, &mut out) {
+                continue;
+            }
+            p.lost += out.lost_packets;
+            p.acked += out.acked_packets;
+            p.spurious += out.spurious;
+            p.load.on_report(out.acked_packets, out.lost_packets);
+            if let Some(milestone) = out.highest {
+                let arrival = clock - f64::from(heard.highest_age) * STAMP_UNIT_SECS;
+                self.owd.units(heard.owd_min);
+                p.on_progress(heard, milestone, arrival, &self.owd, now);
+                if p.state != PathState::Up && p.on_proof(out.acked_packets, now) {
+                    self.events.push_back(SenderEvent::PathState { path: p.id, state: PathState::Up });
+                }
+            }
+            p.update_limits(now);
+            self.settle(&mut out, now);
+        }
+        self.resolution = out;
+        self.check_silence(report, now);
+        self.admit();
+        self.adapt_codel();
+    }
+
+    /// Lets go of what arrived and queues what was lost.
+    fn settle(&mut self, out: &mut Resolution<Content>, now: Time) {
+        for content in out.acked.drain(..) {
+            if let Content::Data(key) = content {
+                self.store.held_mut(key).delivered = true;
+                self.store.release(key);
+            }
+        }
+        self.requeue_lost(&mut out.lost, now);
+    }
+
+    pub(super) fn requeue_lost(&mut self, lost: &mut Vec<Content>, now: Time) {
+        for content in lost.drain(..) {
+            match content {
+                Content::Data(key) => {
+                    let held = self.store.held(key);
+                    // Of a broadcast packet another copy is on its way as long as one is.
+                    let covered = self.config.mode == RoutingMode::Broadcast && self.store.is_shared(key);
+                    if held.delivered || covered {
+                        self.store.release(key);
+                    } else if now - held.first_sent > self.config.resend_age_max || !self.config.resend {
+                        self.give_up(key);
+                    } else {
+                        self.store.queue(key);
+                    }
+                }
+                Content::Skip(runs, sends) => {
+                    for run in runs {
+                        self.push_skip(run, sends);
+                    }
+                }
+                Content::Other => {}
+            }
+        }
+    }
+
+    /// The packet will not be sent again: tell the receiver not to wait for it.
+    pub(super) fn give_up(&mut self, key: Key) {
+        let held = self.store.held(key);
+        self.counters.given_up += 1;
+        let run = SkipRun { lane: held.lane, lane_seq: held.lane_seq, len: 1 };
+        let ordered = held.ordered;
+        self.store.release(key);
+        if ordered {
+            self.push_skip(run, 0);
+        }
+    }
+
+    fn push_skip(&mut self, run: SkipRun, sends: u8) {
+        if let Some((last, n)) = self.skips.back_mut() {
+            let next = (last.lane_seq + u32::from(last.len)) & 0xff_ffff;
+            let joins = last.lane == run.lane && next == run.lane_seq && *n == sends;
+            if let Some(len) = last.len.checked_add(run.len).filter(|_| joins) {
+                last.len = len;
+                return;
+            }
+        }
+        if self.skips.len() < SKIPS_MAX {
+            self.skips.push_back((run, sends));
+        }
+    }
+
+    fn check_silence(&mut self, report: &Report, now: Time) {
+        let live = self.paths.iter().filter(|p| p.state == PathState::Up).count();
+        let mode = self.config.mode;
+        let copies = !mode.keeps_to_path() && mode != RoutingMode::Broadcast;
+        for i in 0..self.paths.len() {
+            let p = &mut self.paths[i];
+            if p.state != PathState::Up {
+                continue;
+            }
+            p.update_lateness(report.time);
+            let deviation = p.delay.deviation();
+            let suspect_after = self.config.silence.as_secs_f64() * p.patience + 4.0 * deviation;
+            if p.lateness > suspect_after {
+                self.suspect(i, now);
+            } else if p.lateness > COPY_AFTER + 2.0 * deviation && live > 1 && copies && self.queue.is_empty()
+            {
+                self.copy_late(i, now);
+            } else if now - p.since > STRICTER_EVERY && p.patience > 1.0 {
+                p.patience = (p.patience * 0.9).max(1.0);
+                p.since = now;
+            }
+        }
+    }
+
+    /// The path is silent: everything in flight on it is sent again elsewhere.
+    fn suspect(&mut self, i: usize, now: Time) {
+        let mut out = std::mem::take(&mut self.resolution);
+        out.clear();
+        let p = &mut self.paths[i];
+        p.flight.abandon(&mut out);
+        p.suspect(now);
+        self.events.push_back(SenderEvent::PathState { path: p.id, state: PathState::Suspect });
+        self.requeue_lost(&mut out.lost, now);
+        self.resolution = out;
+    }
+
+    /// Sends copies of what is late on path `i` by the best other path, once per packet.
+    fn copy_late(&mut self, i: usize, now: Time) {
+        let p = &self.paths[i];
+        let from = p.id;
+        let keys: Vec<Key> = p
+            .flight
+            .unseen(COPY_MAX)
+            .filter_map(|c| match c {
+                Content::Data(key) => Some(*key),
+                Content::Skip(..) | Content::Other => None,
+            })
+            .collect();
+        for key in keys {
+            let held = self.store.held(key);
+            if held.delivered || held.sends > 1 || held.last_path != from {
+                continue;
+            }
+            let Some(j) = self.copy_target(i) else { return };
+            self.store.retain(key);
+            self.counters.copied += 1;
+            self.emit_copy(j, key, now);
+        }
+    }
+
+    fn copy_target(&self, not: usize) -> Option<usize> {
+        (0..self.paths.len())
+            .filter(|&j| j != not && self.paths[j].state == PathState::Up && !self.paths[j].flight.is_full())
+            .min_by(|&a, &b| {
+                let cost = |j: usize| {
+                    let p = &self.paths[j];
+                    p.free_at.as_secs_f64() + p.delay.smoothed() + p.delay.deviation()
+                };
+                cost(a).total_cmp(&cost(b))
+            })
+    }
+
+    /// No report at all for long while something is in flight: the feedback itself is cut.
+    pub(super) fn check_mute(&mut self, now: Time) {
+        for i in 0..self.paths.len() {
+            let p = &self.paths[i];
+            if p.state != PathState::Up {
+                continue;
+            }
+            let heard = self.last_report.map_or(p.since, |r| r.1.max(p.since));
+            let patience = MUTE_AFTER + Duration::from_secs_f64(2.0 * p.delay.feedback());
+            let waiting = p.flight.oldest_unseen().is_some_and(|sent| now - sent > patience);
+            if waiting && now - heard > patience {
+                self.suspect(i, now);
+            }
+        }
+    }
+
+    pub(super) fn age_states(&mut self, now: Time) {
+        for p in &mut self.paths {
+            if p.state == PathState::Suspect && now - p.since > DOWN_AFTER {
+                // `since` stays: being away is counted from the suspicion.
+                p.state = PathState::Down;
+                self.events.push_back(SenderEvent::PathState { path: p.id, state: PathState::Down });
+            }
+        }
+    }
+
+    /// Parks paths that are too far behind the fastest, with some hysteresis.
+    pub(super) fn update_parking(&mut self) {
+        let least = self
+            .paths
+            .iter()
+            .filter(|p| p.is_live() && p.delay.is_measured())
+            .map(|p| p.delay.base())
+            .fold(f64::INFINITY, f64::min);
+        let limit = self.config.spread_max.as_secs_f64();
+        for p in &mut self.paths {
+            if p.delay.is_measured() && least.is_finite() {
+                let behind = p.delay.base() - least;
+                p.parked = if p.parked { behind > 0.8 * limit } else { behind > limit };
+            }
+        }
+    }
+
+    /// A path that came back to a running flow joins when the backlog justifies its delay: the
+    /// queue must take the faster paths longer than the difference. Until then CoDel must let the
+    /// queue grow that far.
+    /// The other modes take every path that they are given.
+    fn admit(&mut self) {
+        if self.config.mode != RoutingMode::Adaptive {
+            self.paths.iter_mut().for_each(|p| p.admitted |= p.state == PathState::Up);
+            return;
+        }
+        for i in 0..self.paths.len() {
+            let p = &self.paths[i];
+            if p.admitted || p.state != PathState::Up {
+                continue;
+            }
+            let delay = p.delay.smoothed();
+            let (rate, least) = self
+                .paths
+                .iter()
+                .filter(|q| q.admitted && q.state == PathState::Up && !q.parked && q.delay.smoothed() < delay)
+                .fold((0.0, f64::INFINITY), |(r, l), q| (r + q.rate.rate(), f64::min(l, q.delay.smoothed())));
+            let behind = if least.is_finite() { delay - least } else { 0.0 };
+            let drain = if rate > 0.0 { (self.queue.bytes() * 8) as f64 / rate } else { f64::INFINITY };
+            if drain >= behind {
+                self.paths[i].admitted = true;
+            }
+        }
+    }
+
+    /// CoDel's target follows the longest round trip in use, is lenient while rates grow, and lets
+    /// the queue reach what the admission of a slower path needs.
+    fn adapt_codel(&mut self) {
+        let base_target = self.config.codel_target.as_secs_f64();
+        let base_interval = self.config.codel_interval.as_secs_f64();
+        let mut feedback: f64 = 0.0;
+        let mut growing = false;
+        let mut wait: f64 = 0.0;
+        let least = self
+            .paths
+            .iter()
+            .filter(|p| p.state == PathState::Up)
+            .map(|p| p.delay.smoothed())
+            .fold(f64::INFINITY, f64::min);
+        for p in self.paths.iter().filter(|p| p.state == PathState::Up && !p.parked) {
+            feedback = feedback.max(p.delay.feedback_min());
+            growing |= p.rate.is_growing();
+            if !p.admitted {
+                wait = wait.max(p.delay.smoothed() - least + 0.015);
+            }
+        }
+        // 20 ms up to 60 ms of round trip, 50 ms from 150 ms on.
+        let stretch = 1.0 + 1.5 * ((feedback - 0.060) / 0.090).clamp(0.0, 1.0);
+        let lenient = if growing { 5.0 } else { 1.0 };
+        let target = (base_target * stretch * lenient).max(wait);
+        let interval = (base_interval * stretch.min(1.34)).max(target * 1.5);
+        self.queue.set_codel(Duration::from_secs_f64(target), Duration::from_secs_f64(interval));
+    }
+
+    /// State of a path; `None` when it was never added or has been removed.
+    pub fn path_state(&self, path: PathId) -> Option<PathState> {
+        self.paths.iter().find(|p| p.id == path).map(|p| p.state)
+    }
+}

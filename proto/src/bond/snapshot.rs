@@ -1,0 +1,145 @@
+//! What the machines publish of themselves: for status, traces and metrics.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bond::sender::RoutingMode;
+
+/// State of a path as its sender sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathState {
+    /// Added, nothing heard of it yet.
+    Starting,
+    /// Carries traffic.
+    Up,
+    /// Silent: what was in flight has been sent again elsewhere; heartbeats only.
+    Suspect,
+    /// Silent for more than a second.
+    Down,
+}
+
+/// One path of a session, seen from the sender.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathSnapshot {
+    /// Path id.
+    pub path: u8,
+    /// State.
+    pub state: PathState,
+    /// Whether it is kept out because it is too far behind the others.
+    pub parked: bool,
+    /// Sending rate, Mbit/s on the wire.
+    pub rate_mbit: f64,
+    /// Newest delivery-rate sample, Mbit/s.
+    pub delivery_mbit: f64,
+    /// Most delivered in two seconds, Mbit/s.
+    pub capacity_mbit: f64,
+    /// Whether the newest sample was app-limited.
+    pub app_limited: bool,
+    /// Whether the controller is in its startup phase.
+    pub startup: bool,
+    /// Standing queue, ms.
+    pub queue_ms: f64,
+    /// Standing queue wanted, ms.
+    pub target_ms: f64,
+    /// Smoothed one-way delay relative to the session's least, ms.
+    pub delay_ms: f64,
+    /// Deviation of the delay, ms.
+    pub deviation_ms: f64,
+    /// Feedback time, ms.
+    pub feedback_ms: f64,
+    /// Round-trip time of the newest answered heartbeat, ms; zero before the first.
+    pub rtt_ms: f64,
+    /// Bytes in flight.
+    pub in_flight: u64,
+    /// Bytes that may be in flight.
+    pub in_flight_max: u64,
+    /// Wire bytes sent.
+    pub sent_bytes: u64,
+    /// Datagrams lost.
+    pub lost: u64,
+    /// Datagrams known to have arrived.
+    pub acked: u64,
+    /// Losses that turned out to be late arrivals.
+    pub spurious: u64,
+    /// Times the path was suspected.
+    pub suspicions: u64,
+    /// Configured weight.
+    pub weight: u32,
+    /// Share of its rate in use lately, 0 to 1.
+    pub utilisation: f64,
+    /// Share of its packets lost lately, 0 to 1.
+    pub loss: f64,
+    /// weight x (100 / latency in ms) x (1 - loss) x (1 - utilisation): its share in the weighted mode,
+    /// relative to the others'.
+    pub score: f64,
+}
+
+/// The sending half of a session.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SenderSnapshot {
+    /// Seconds of the node's monotonic clock.
+    pub at: f64,
+    /// How packets are spread.
+    pub mode: RoutingMode,
+    /// Paths by id.
+    pub paths: Vec<PathSnapshot>,
+    /// Bytes waiting at the ingress.
+    pub queue_bytes: usize,
+    /// Packets waiting at the ingress.
+    pub queue_packets: usize,
+    /// Packets waiting to be sent again.
+    pub resend_queued: usize,
+    /// Packets held for a possible resend.
+    pub held_packets: usize,
+    /// Inner packets taken from the TUN.
+    pub packets_in: u64,
+    /// Inner packets bound to a path for the first time.
+    pub packets_sent: u64,
+    /// Packets sent again.
+    pub resent: u64,
+    /// Copies sent ahead of a suspicion.
+    pub copied: u64,
+    /// Copies sent because the mode is `broadcast`.
+    pub broadcast: u64,
+    /// Lost packets given up.
+    pub given_up: u64,
+    /// Dropped by CoDel.
+    pub dropped_codel: u64,
+    /// Marked by CoDel.
+    pub marked: u64,
+    /// Dropped because the ingress was full.
+    pub dropped_overflow: u64,
+    /// Refused: not an IP packet, or larger than any path can carry.
+    pub dropped_invalid: u64,
+    /// Reports taken.
+    pub reports: u64,
+}
+
+/// The receiving half of a session.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ReceiverSnapshot {
+    /// Inner packets handed on.
+    pub delivered: u64,
+    /// Inner bytes handed on.
+    pub delivered_bytes: u64,
+    /// Copies dropped.
+    pub duplicates: u64,
+    /// Packets that came after their gap had been given up, handed on all the same.
+    pub late: u64,
+    /// Gaps given up at their deadline.
+    pub timed_out: u64,
+    /// Sequences the sender said it will not send.
+    pub skipped: u64,
+    /// Packets held now.
+    pub held_packets: usize,
+    /// Bytes held now.
+    pub held_bytes: usize,
+    /// Most bytes ever held.
+    pub held_bytes_max: usize,
+    /// Gaps released because memory was short.
+    pub evicted: u64,
+    /// Current allowance of a gap, ms.
+    pub hold_ms: f64,
+    /// Reports built.
+    pub reports: u64,
+}

@@ -1,0 +1,5 @@
+//! One path's model: what the sender knows of it, from what the receiver reports.
+
+pub mod delay;
+pub mod flight;
+pub mod rate;

@@ -1,0 +1,299 @@
+//! Rate control of one path and direction: how fast to send, from reports alone.
+//!
+//! The controller holds a standing queue of a few milliseconds at the bottleneck. That queue is
+//! its own probe: while it stands, what is delivered *is* the capacity, so no probing above it and
+//! no margin below it is needed. Two rules keep it from talking itself down: without a queue the
+//! rate is never lowered (a starved CPU or an idle application also lower the delivery rate), and
+//! a span in which the path ran dry can only raise it.
+//!
+//! ```text
+//!  Startup: rate = 2c ── queue > max(2 target, 8 ms) ──► Steady: rate = c (1 + (target - q) / (2 fb + 15 ms))
+//! ```
+//! `c` is the delivery rate, `q` the standing queue, `fb` the feedback time. Rates are bit/s.
+
+use std::collections::VecDeque;
+
+use crate::path::delay::DelayModel;
+use crate::time::Time;
+
+/// Rate before anything is known, bit/s.
+pub const COLD_RATE: f64 = 4e6;
+/// Packets in flight before anything is known.
+pub const COLD_PACKETS: f64 = 16.0;
+/// Never send slower than this on a path that is up, bit/s: heartbeats must pass.
+const RATE_MIN: f64 = 64e3;
+/// Standing queue wanted at the least, seconds.
+const TARGET_MIN: f64 = 0.004;
+/// Standing queue wanted at the most, seconds.
+const TARGET_MAX: f64 = 0.060;
+/// Least growth per feedback time while there is no queue.
+const RAMP_MIN: f64 = 0.04;
+/// Most growth per feedback time while there is no queue.
+const RAMP_MAX: f64 = 0.40;
+/// Growth to start with when the rate has fallen far below what the path delivered lately.
+const RAMP_REGAIN: f64 = 0.25;
+/// How often the standing queue is let drain, seconds, so that the delay base stays honest.
+const DRAIN_EVERY: f64 = 6.0;
+/// A drain lowers the rate by at least this share: a base that was learned on top of a queue lets
+/// the queue look small.
+const DRAIN_DEPTH: f64 = 0.08;
+/// A base sample this near (seconds) makes a drain unnecessary.
+const DRAIN_NEAR: f64 = 0.001;
+
+/// Phase of the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Doubling until a queue shows.
+    Startup,
+    /// Holding the standing queue at its target.
+    Steady,
+}
+
+/// A delivery-rate sample: bytes sent up to the highest packet seen over the span of its arrivals.
+/// Lost packets count as delivered, because random loss happens behind the bottleneck.
+#[derive(Debug, Clone, Copy)]
+pub struct RateSample {
+    /// Delivery rate, bit/s.
+    pub rate: f64,
+    /// Whether the path ran dry with nothing to send somewhere in the span.
+    pub app_limited: bool,
+}
+
+/// The rate half of a path's model.
+#[derive(Debug, Clone)]
+pub struct RateControl {
+    phase: Phase,
+    rate: f64,
+    cap: Option<f64>,
+    delivered: VecDeque<(f64, f64)>,
+    ramp: f64,
+    last_ramp: f64,
+    drain_until: f64,
+    last_near_base: f64,
+    cut_drained: f64,
+    cut_from: f64,
+    cut_since: Option<f64>,
+    rate_before_cut: f64,
+    last_update: f64,
+    measured: bool,
+}
+
+impl RateControl {
+    /// A cold controller. `cap` is the configured ceiling in bit/s, if any.
+    pub fn new(cap: Option<f64>, now: Time) -> Self {
+        let t = now.as_secs_f64();
+        Self {
+            phase: Phase::Startup,
+            rate: cap.map_or(COLD_RATE, |c| c.min(COLD_RATE)),
+            cap,
+            delivered: VecDeque::new(),
+            ramp: RAMP_MIN,
+            last_ramp: t,
+            drain_until: f64::NEG_INFINITY,
+            last_near_base: t,
+            cut_drained: 0.0,
+            cut_from: 0.0,
+            cut_since: None,
+            rate_before_cut: 0.0,
+            last_update: t,
+            measured: false,
+        }
+    }
+
+    /// Current sending rate, bit/s on the wire.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Current phase.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether the rate still grows fast, so that the ingress queue must be lenient.
+    pub fn is_growing(&self) -> bool {
+        self.phase == Phase::Startup || self.ramp > 0.10
+    }
+
+    /// Most that was delivered in any sample of the last two seconds, bit/s; the rate before that.
+    pub fn capacity(&self) -> f64 {
+        self.delivered.front().map_or(self.rate, |d| d.1)
+    }
+
+    /// Keeps the samples that may still become the maximum: falling rates, the oldest first.
+    fn note_delivered(&mut self, t: f64, c: f64) {
+        while self.delivered.back().is_some_and(|d| d.1 <= c) {
+            self.delivered.pop_back();
+        }
+        self.delivered.push_back((t, c));
+        while self.delivered.len() > 1 && t - self.delivered[0].0 > 2.0 {
+            self.delivered.pop_front();
+        }
+    }
+
+    /// Whether a delivery rate was ever measured.
+    pub fn is_measured(&self) -> bool {
+        self.measured
+    }
+
+    /// The standing queue to hold, seconds; zero while draining. `packet_bits` is one full packet.
+    pub fn target(&self, delay: &DelayModel, packet_bits: f64, now: Time) -> f64 {
+        if now.as_secs_f64() < self.drain_until {
+            return 0.0;
+        }
+        TARGET_MIN
+            .max(2.0 * packet_bits / self.rate)
+            .max(4.0 * delay.deviation().min(0.008))
+            .max(0.06 * delay.feedback_min())
+            .min(TARGET_MAX)
+    }
+
+    /// Bytes that may be in flight.
+    pub fn in_flight_max(&self, delay: &DelayModel, packet_bits: f64, now: Time) -> f64 {
+        let packet = packet_bits / 8.0;
+        if !self.measured {
+            return COLD_PACKETS * packet;
+        }
+        let fb = delay.feedback_min();
+        let span = match self.phase {
+            Phase::Startup => 2.0 * fb + 0.010,
+            Phase::Steady => 1.25 * fb + 3.0 * self.target(delay, packet_bits, now).max(TARGET_MIN) + 0.015,
+        };
+        self.capacity().max(self.rate / 2.0) * span / 8.0 + 4.0 * packet
+    }
+
+    /// Takes the sample of one report; `delay` has already taken its own half.
+    /// Returns seconds by which the delay base must be moved, when cuts have proven it wrong.
+    pub fn on_sample(
+        &mut self,
+        sample: RateSample,
+        delay: &DelayModel,
+        packet_bits: f64,
+        now: Time,
+    ) -> Option<f64> {
+        let t = now.as_secs_f64();
+        let c = sample.rate;
+        self.measured = true;
+        self.note_delivered(t, c);
+        if delay.instant() < DRAIN_NEAR {
+            self.last_near_base = t;
+        } else if self.phase == Phase::Steady
+            && t - self.last_near_base.max(self.drain_until) > DRAIN_EVERY
+            && !sample.app_limited
+        {
+            self.drain_until = t + 1.5 * delay.feedback() + 0.030;
+        }
+        let q = delay.queue();
+        let target = self.target(delay, packet_bits, now);
+        let shift = match self.phase {
+            Phase::Startup => {
+                self.startup(c, q, target, delay.instant(), sample.app_limited);
+                None
+            }
+            Phase::Steady => self.steady(sample, q, target, delay, t),
+        };
+        self.rate = self.rate.max(RATE_MIN);
+        if let Some(cap) = self.cap {
+            self.rate = self.rate.min(cap);
+        }
+        self.last_update = t;
+        shift
+    }
+
+    fn startup(&mut self, c: f64, q: f64, target: f64, instant: f64, app_limited: bool) {
+        if q > (2.0 * target).max(0.008) || instant > (4.0 * target).max(0.016) {
+            // An app-limited span says less than the path can do, yet a queue has formed: the
+            // best delivered so far is the nearest truth.
+            self.rate = if app_limited { self.capacity().max(c) } else { c };
+            self.phase = Phase::Steady;
+            self.ramp = RAMP_MIN;
+        } else {
+            self.rate = self.rate.max(2.0 * c);
+        }
+    }
+
+    fn steady(&mut self, s: RateSample, q: f64, target: f64, delay: &DelayModel, t: f64) -> Option<f64> {
+        let c = s.rate;
+        let fb = delay.feedback();
+        if s.app_limited {
+            if q > 2.0 * target + 0.010 {
+                self.rate = (self.rate * 0.9).max(c.min(self.rate));
+                return self.account_cut(0.1, q, delay, t);
+            }
+            self.rate = self.rate.max(c);
+            return None;
+        }
+        if q > target / 2.0 {
+            let mut gain = ((target - q) / (2.0 * fb + 0.015)).clamp(-0.35, 0.10);
+            if target == 0.0 {
+                gain = gain.min(-DRAIN_DEPTH);
+            }
+            self.rate = c * (1.0 + gain);
+            self.ramp = RAMP_MIN;
+            if gain < 0.0 && target > 0.0 {
+                return self.account_cut(-gain, q, delay, t);
+            }
+            self.end_cut();
+            return None;
+        }
+        self.end_cut();
+        let peak = self.capacity();
+        self.rate = self.rate.max(c);
+        if t - self.last_ramp >= fb && c > 0.8 * self.rate {
+            if self.rate < 0.6 * peak && self.ramp < RAMP_REGAIN {
+                self.ramp = RAMP_REGAIN;
+            }
+            self.rate *= 1.0 + self.ramp;
+            self.ramp = (self.ramp * 1.7).min(RAMP_MAX);
+            self.last_ramp = t;
+        }
+        None
+    }
+
+    /// Adds up how much queue sending `below` (a fraction) under the delivery rate should have drained. If the queue is still there, it was
+    /// never a queue: the path has become longer.
+    fn account_cut(&mut self, below: f64, q: f64, delay: &DelayModel, t: f64) -> Option<f64> {
+        if self.cut_since.is_none() {
+            self.rate_before_cut = self.capacity();
+        }
+        let cut_since = *self.cut_since.get_or_insert(t);
+        if t - cut_since < 1.5 * delay.feedback() {
+            // What is measured now was sent before the cut.
+            self.cut_from = q;
+            return None;
+        }
+        self.cut_drained += below * (t - self.last_update).min(delay.feedback());
+        if self.cut_drained > 2.0 * self.cut_from + 0.030 {
+            let stuck = q > 0.8 * self.cut_from;
+            self.end_cut();
+            if stuck {
+                // The cuts were a mistake; a little less than before, because the path is new.
+                self.rate = self.rate.max(0.7 * self.rate_before_cut);
+            }
+            return stuck.then_some(q);
+        }
+        None
+    }
+
+    fn end_cut(&mut self) {
+        self.cut_drained = 0.0;
+        self.cut_since = None;
+    }
+
+    /// The path comes back after a stall shorter than its memory: carry on, a little slower.
+    pub fn resume(&mut self) {
+        self.rate = (self.rate * 0.7).max(RATE_MIN);
+    }
+
+    /// The path comes back after a real outage: half of what it could do, and feel upwards.
+    pub fn restart(&mut self, now: Time) {
+        self.rate = (self.capacity() / 2.0).clamp(RATE_MIN, self.cap.unwrap_or(f64::INFINITY));
+        self.phase = Phase::Startup;
+        self.ramp = RAMP_MIN;
+        self.delivered.clear();
+        self.last_near_base = now.as_secs_f64();
+    }
+}
+
+#[cfg(test)]
+mod tests;

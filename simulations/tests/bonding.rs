@@ -1,0 +1,192 @@
+//! A bond under virtual time: real machines, modelled links and TCP.
+//!
+//! Goal: the bond adds up its links, outlives loss and cuts, and never breaks an invariant. Method: fixed scenarios with
+//! fixed seeds for the figures, and a sweep of made-up scenarios for the invariants. Figures are virtual: they do not
+//! depend on the machine that runs the test.
+//!
+//! - `MWB_SIM_SEED=n` replays one seed of the sweep and prints what it found; `MWB_SIM_SEEDS=a..b` sweeps others.
+//! - `MWB_SIM_TRACE=1` prints the state of both senders every 100 ms.
+
+use std::time::Duration;
+
+use mwb_sim::bond_sim::{Action, FlowSpec, Scenario, SimBond, SimReport};
+use mwb_sim::virtual_time::NodeClock;
+use mwb_sim::wan::{BurstLoss, DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
+
+/// Seeds of the sweep, chosen by nobody.
+const SEEDS: std::ops::Range<u64> = 1..31;
+/// Virtual seconds of each run of the sweep.
+const SWEEP_SECONDS: u64 = 8;
+
+/// Runs a scenario and insists on the invariants; prints what was found, for the case that a test fails.
+#[expect(clippy::print_stdout, reason = "shown when a test fails")]
+fn run(mut scenario: Scenario, seed: u64, seconds: u64) -> SimReport {
+    let tracing = std::env::var_os("MWB_SIM_TRACE").is_some();
+    scenario.trace_every = tracing.then_some(Duration::from_millis(100));
+    let report = SimBond::new(scenario, seed).run(Duration::from_secs(seconds));
+    for line in &report.trace {
+        println!("{line}");
+    }
+    println!("{report}");
+    assert!(report.violations.is_empty(), "seed {seed}: {:#?}", report.violations);
+    report
+}
+
+fn link(name: &str, mbit: f64, delay_ms: u64) -> LinkSpec {
+    LinkSpec::symmetric(name, DirectionSpec::mbit(mbit).delay_ms(delay_ms))
+}
+
+fn lossy(name: &str, mbit: f64, delay_ms: u64, loss: f64) -> LinkSpec {
+    LinkSpec::symmetric(name, DirectionSpec::mbit(mbit).delay_ms(delay_ms).loss(loss))
+}
+
+/// Insists that all flows of a way reach `share` of what the raw links give together.
+fn insist(report: &SimReport, scenario: &Scenario, way: Way, share: f64) {
+    let name = if way == Way::Up { "up" } else { "down" };
+    let got: f64 = report.flows.iter().filter(|f| f.name.starts_with(name)).map(|f| f.goodput_mbit).sum();
+    let sum: f64 = scenario.raw_mbit(way).iter().sum();
+    assert!(got >= share * sum, "{name}: {got:.1} of {sum:.1} Mbit/s, less than {share}");
+}
+
+/// Mbit/s of the first flow between two moments, in seconds.
+fn between(report: &SimReport, from: usize, to: usize) -> f64 {
+    let series = &report.flows[0].series;
+    series.iter().skip(from * 10).take((to - from) * 10).sum::<u64>() as f64 * 8e-6 / (to - from) as f64
+}
+
+#[test]
+fn two_clean_paths_add_up() {
+    let scenario = Scenario::new(vec![link("dsl", 30.0, 8), link("lte", 10.0, 25)]);
+    let report = run(scenario.clone(), 1, 12);
+    insist(&report, &scenario, Way::Down, 0.85);
+    let echo = report.echo.expect("asked for");
+    assert_eq!(echo.sent, echo.received);
+    assert!(echo.p95 < Duration::from_millis(16 + 20), "{echo:?}");
+}
+
+#[test]
+fn lossy_paths_add_up() {
+    let burst = |mut spec: LinkSpec| {
+        spec.down.burst = Some(BurstLoss::of(0.005, 5.0));
+        spec
+    };
+    let scenario = Scenario::new(vec![
+        lossy("a", 20.0, 15, 0.01),
+        lossy("b", 20.0, 30, 0.02),
+        burst(link("c", 10.0, 50)),
+    ]);
+    let report = run(scenario.clone(), 2, 15);
+    insist(&report, &scenario, Way::Down, 0.80);
+}
+
+#[test]
+fn both_ways_at_once_with_ecn() {
+    let mut scenario = Scenario::new(vec![link("a", 20.0, 10), link("b", 20.0, 20)]);
+    scenario.flows = [FlowSpec::download(), FlowSpec::upload()].map(|f| FlowSpec { ecn: true, ..f }).to_vec();
+    let report = run(scenario.clone(), 3, 12);
+    insist(&report, &scenario, Way::Down, 0.80);
+    insist(&report, &scenario, Way::Up, 0.80);
+    for end in [&report.edge, &report.exit] {
+        assert!(end.sender.marked > 0 && end.sender.dropped_codel == 0, "marks replace drops");
+    }
+    assert!(report.flows.iter().all(|flow| flow.sender.retransmits == 0), "{:?}", report.flows[0].sender);
+}
+
+#[test]
+fn a_cut_path_is_hardly_noticed() {
+    let scenario = Scenario::new(vec![link("fibre", 30.0, 5), link("dsl", 20.0, 15), link("lte", 10.0, 30)])
+        .at(6000, Action::Cut(0))
+        .at(10_000, Action::Restore(0));
+    let report = run(scenario.clone(), 4, 16);
+    let flow = &report.flows[0];
+    assert!(flow.longest_gap < Duration::from_millis(200), "{:?}", flow.longest_gap);
+    assert_eq!(flow.sender.timeouts, 0);
+    let echo = report.echo.as_ref().expect("asked for");
+    assert!(echo.longest_pause < Duration::from_millis(200), "{echo:?}");
+    let raw = scenario.raw_mbit(Way::Down);
+    let (during, after) = (between(&report, 7, 10), between(&report, 13, 16));
+    assert!(during > 0.75 * (raw[1] + raw[2]), "{during:.1} Mbit/s without the fibre");
+    assert!(after > 0.75 * raw.iter().sum::<f64>(), "{after:.1} Mbit/s after its return");
+}
+
+#[test]
+fn a_renewed_path_keeps_the_flow_going() {
+    let scenario = Scenario::new(vec![link("a", 20.0, 10), link("b", 20.0, 15)])
+        .at(5000, Action::AddPath(0))
+        .at(7000, Action::RemovePath(1))
+        .at(8000, Action::AddPath(1));
+    let report = run(scenario, 5, 12);
+    assert_eq!(report.flows[0].sender.timeouts, 0);
+    assert!(between(&report, 9, 12) > 25.0, "{:.1} Mbit/s at the end", between(&report, 9, 12));
+}
+
+#[test]
+fn drifting_clocks_and_late_timers_cost_little() {
+    let mut scenario = Scenario::new(vec![link("a", 20.0, 10), link("b", 10.0, 30)]);
+    scenario.edge_clock.drift_ppm = 80.0;
+    scenario.exit_clock = NodeClock { offset: Duration::from_millis(12_345_678), drift_ppm: -80.0 };
+    scenario.wake_delay = Duration::from_millis(2);
+    let report = run(scenario.clone(), 6, 20);
+    insist(&report, &scenario, Way::Down, 0.80);
+}
+
+#[test]
+fn a_recorded_link_beside_a_steady_one() {
+    let trace = Trace::lte(15.0, Duration::from_secs(30), 7);
+    let lte = LinkSpec::new(
+        "lte",
+        DirectionSpec::mbit(8.0).delay_ms(25),
+        DirectionSpec::traced(trace).delay_ms(25).queue(QueueLimit::Bytes(300_000)),
+    );
+    let scenario = Scenario::new(vec![link("dsl", 15.0, 10), lte]);
+    let report = run(scenario.clone(), 7, 20);
+    let steady = scenario.raw_mbit(Way::Down)[0];
+    let got = report.goodput_mbit();
+    assert!(got > 1.1 * steady, "{got:.1} Mbit/s, the steady link alone has {steady:.1}");
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    let run = |seed| SimBond::new(Scenario::random(9), seed).run(Duration::from_secs(3));
+    let first = run(1);
+    assert_eq!(first, run(1));
+    assert_ne!(first.links, run(2).links);
+}
+
+#[test]
+fn sweep() {
+    let parse = |text: &str| text.parse::<u64>().expect("MWB_SIM_SEED is a number, MWB_SIM_SEEDS is a..b");
+    let (seeds, talk) = match (std::env::var("MWB_SIM_SEED"), std::env::var("MWB_SIM_SEEDS")) {
+        (Ok(one), _) => (parse(&one)..parse(&one) + 1, true),
+        (_, Ok(range)) => {
+            let (from, to) = range.split_once("..").expect("MWB_SIM_SEEDS is a..b");
+            (parse(from)..parse(to), false)
+        }
+        _ => (SEEDS, false),
+    };
+    let mut failed = Vec::new();
+    for seed in seeds {
+        let mut scenario = Scenario::random(seed);
+        if talk && std::env::var_os("MWB_SIM_TRACE").is_some() {
+            scenario.trace_every = Some(Duration::from_millis(100));
+        }
+        if talk {
+            println!("{scenario}");
+        }
+        let report = SimBond::new(scenario, seed).run(Duration::from_secs(SWEEP_SECONDS));
+        if talk {
+            report.trace.iter().for_each(|line| println!("{line}"));
+            println!("{report}");
+        }
+        // Whatever happened, every connection got somewhere.
+        let stuck = report.flows.iter().any(|flow| flow.bytes == 0);
+        if stuck || !report.violations.is_empty() {
+            println!(
+                "seed {seed}: stuck {stuck}, {:#?}\nreplay: MWB_SIM_SEED={seed} cargo test -p mwb-sim --test bonding sweep -- --nocapture",
+                report.violations
+            );
+            failed.push(seed);
+        }
+    }
+    assert!(failed.is_empty(), "failing seeds: {failed:?}");
+}

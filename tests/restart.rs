@@ -1,0 +1,109 @@
+//! Goal: whatever happens to a node, its host gets its network back, and the bond works again when the node
+//! does. Method: SIGKILL and SIGTERM to real nodes in a lab; the kernel's state is read with `ip` and `nft`.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod support;
+
+use std::time::Duration;
+
+use mwb_sim::traffic::{FlowSpec, download};
+
+use support::lab::Bond;
+use support::node::{PATIENCE, wait_until};
+use support::skip::in_lab;
+
+/// Rules, routes and settings of the edge that a node may change.
+fn edge_state(bond: &Bond) -> String {
+    let mut state = String::new();
+    for what in ["-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all"] {
+        state.push_str(&bond.edge.ip(what));
+    }
+    for interface in ["up0", "up1", "all"] {
+        let file = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+        state.push_str(&bond.edge.host().run(move || std::fs::read_to_string(file)).unwrap());
+    }
+    state
+}
+
+fn transfer(bond: &Bond) {
+    let spec = FlowSpec::bytes(bond.server(), 2_000_000);
+    let result = bond.edge.host().run(move || download(&spec)).unwrap();
+    assert!(result.complete(), "{:?}", result.failure);
+}
+
+#[test]
+fn a_stopped_edge_leaves_the_host_as_it_was() {
+    in_lab("a_stopped_edge_leaves_the_host_as_it_was", || {
+        let mut bond = Bond::prepare();
+        let before = edge_state(&bond);
+        bond.exit.start();
+        bond.edge.start();
+        bond.wait_until_through();
+        assert_ne!(edge_state(&bond), before);
+        bond.edge.stop();
+        assert_eq!(edge_state(&bond), before);
+        assert_eq!(bond.seen_as().as_deref(), Some("10.1.0.2"), "the host's own route is used again");
+        bond.exit.stop();
+        assert_eq!(bond.exit.nft().trim(), "");
+    });
+}
+
+#[test]
+fn a_killed_edge_is_cleaned_and_starts_again() {
+    in_lab("a_killed_edge_is_cleaned_and_starts_again", || {
+        let mut bond = Bond::prepare();
+        let before = edge_state(&bond);
+        bond.exit.start();
+        bond.edge.start();
+        bond.wait_until_through();
+        bond.edge.kill();
+        // What is left leads nowhere: the host uses its own uplinks.
+        wait_until("the host reaches the internet", PATIENCE, || {
+            bond.seen_as().as_deref() == Some("10.1.0.2")
+        });
+        assert_ne!(edge_state(&bond), before);
+
+        let rules = |bond: &Bond| bond.edge.ip("-4 rule").lines().count();
+        bond.edge.start();
+        bond.wait_until_through();
+        transfer(&bond);
+        let once = rules(&bond);
+        bond.edge.kill();
+        bond.edge.start();
+        bond.wait_until_through();
+        assert_eq!(rules(&bond), once, "nothing piles up");
+        let refused = bond.edge.down();
+        assert!(!refused.status.success(), "down must not touch a running node");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("a node runs already"), "{refused:?}");
+
+        bond.edge.kill();
+        let down = bond.edge.down();
+        assert!(down.status.success(), "{down:?}");
+        assert!(!down.stdout.is_empty());
+        assert_eq!(edge_state(&bond), before);
+        let again = bond.edge.down();
+        assert_eq!(String::from_utf8_lossy(&again.stdout).trim(), "nothing was left");
+    });
+}
+
+#[test]
+fn the_session_returns_after_the_exit() {
+    in_lab("the_session_returns_after_the_exit", || {
+        let mut bond = Bond::start();
+        transfer(&bond);
+        bond.exit.kill();
+        wait_until("nothing goes through without an exit", PATIENCE, || !bond.is_through());
+        bond.exit.start();
+        wait_until("the session returns", Duration::from_secs(60), || bond.is_through());
+        transfer(&bond);
+        let rules = bond.exit.nft();
+        assert_eq!(rules.matches("masquerade").count(), 1, "{rules}");
+        // An orderly stop and start is no different.
+        bond.exit.stop();
+        assert_eq!(bond.exit.nft().trim(), "");
+        bond.exit.start();
+        wait_until("the session returns", Duration::from_secs(60), || bond.is_through());
+        transfer(&bond);
+    });
+}

@@ -1,0 +1,149 @@
+//! An edge, an exit and a server on the internet, connected by two emulated links.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use mwb_sim::lab::{Host, Lab, LabOptions};
+use mwb_sim::traffic::{Server, server};
+use mwb_sim::wan::{DirectionSpec, EmulatorControl, LinkSpec, QueueLimit};
+use tempfile::TempDir;
+
+use super::node::{Node, PATIENCE};
+
+/// Where the test server listens (TCP flows and UDP echo).
+const PORT: u16 = 7000;
+/// Where a socket listens that answers with the address it was called from.
+const WHO_PORT: u16 = 7001;
+/// Where the exit listens.
+const EXIT_PORT: u16 = 9000;
+
+/// The topology with its nodes. The nodes end first, then the namespaces go.
+pub(crate) struct Bond {
+    pub(crate) edge: Node,
+    pub(crate) exit: Node,
+    server: Server,
+    who: SocketAddr,
+    lab: Lab,
+    weights: Vec<u32>,
+    _dir: TempDir,
+}
+
+impl Bond {
+    /// Starts both nodes over two links, 40 Mbit/s 10 ms and 20 Mbit/s 30 ms, on an edge with strict reverse path
+    /// filtering, and waits for the first answer through the bond.
+    pub(crate) fn start() -> Self {
+        let mut bond = Self::prepare();
+        bond.exit.start();
+        bond.edge.start();
+        bond.wait_until_through();
+        bond
+    }
+
+    /// All but the nodes' start.
+    pub(crate) fn prepare() -> Self {
+        Self::over(&[("fast", 40.0, 5, 10), ("slow", 20.0, 15, 10)])
+    }
+
+    /// As [`Self::prepare`] over these links: name, Mbit/s, one-way delay in ms, weight.
+    pub(crate) fn over(links: &[(&str, f64, u64, u32)]) -> Self {
+        let link = |name: &str, mbit: f64, one_way_ms: u64| {
+            let queue = QueueLimit::Time(Duration::from_millis(100));
+            LinkSpec::symmetric(name, DirectionSpec::mbit(mbit).delay_ms(one_way_ms).queue(queue))
+        };
+        let options = LabOptions { rp_filter: 1, ..LabOptions::default() };
+        let specs: Vec<_> = links.iter().map(|&(name, mbit, delay, _)| link(name, mbit, delay)).collect();
+        let lab = Lab::edge_exit_with(&specs, &options).unwrap();
+        let dir = tempfile::Builder::new().prefix("mwb-e2e-").tempdir().unwrap();
+        let (edge, exit) = (Node::new(lab.host("edge"), dir.path()), Node::new(lab.host("exit"), dir.path()));
+        let host = lab.host("server");
+        let address = SocketAddr::new(host.address(), PORT);
+        let server = host.run(move || server(address)).unwrap();
+        let who = SocketAddr::new(host.address(), WHO_PORT);
+        say_who_calls(&host, who);
+        let weights = links.iter().map(|link| link.3).collect();
+        let bond = Self { edge, exit, server, who, lab, weights, _dir: dir };
+        bond.configure("");
+        bond
+    }
+
+    /// Writes both nodes' configurations, with `more` in both.
+    pub(crate) fn configure(&self, more: &str) {
+        self.exit.configure(&format!(
+            "{more}[exit]\nlisten = [\"0.0.0.0:{EXIT_PORT}\"]\n[[peers]]\nname = \"edge\"\nnode_id = \"{}\"\n",
+            self.edge.id
+        ));
+        let uplinks: String = (self.weights.iter().enumerate())
+            .map(|(i, weight)| {
+                format!("[[uplinks]]\ninterface = \"up{i}\"\ntype = \"lte\"\nweight = {weight}\n")
+            })
+            .collect();
+        self.edge.configure(&format!(
+            "{more}{uplinks}[[peers]]\nname = \"exit\"\nnode_id = \"{}\"\naddresses = [\"{}:{EXIT_PORT}\"]\nexit = true\n",
+            self.exit.id,
+            self.lab.host("exit").address()
+        ));
+    }
+
+    /// The test server, for flows and echoes.
+    pub(crate) fn server(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    pub(crate) fn emulator(&self) -> EmulatorControl {
+        self.lab.emulator()
+    }
+
+    /// The address that the server sees when a program on the edge calls it; none if no answer comes.
+    pub(crate) fn seen_as(&self) -> Option<String> {
+        let who = self.who;
+        self.edge.host().run(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+            socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+            socket.connect(who).ok()?;
+            socket.send(b"who").ok()?;
+            let mut answer = [0; 64];
+            let len = socket.recv(&mut answer).ok()?;
+            String::from_utf8(answer[..len].to_vec()).ok()
+        })
+    }
+
+    /// Whether programs on the edge reach the server through the exit.
+    pub(crate) fn is_through(&self) -> bool {
+        self.seen_as() == Some(self.lab.host("exit").address().to_string())
+    }
+
+    /// Waits until [`Self::is_through`]; fails with the nodes' logs.
+    #[track_caller]
+    pub(crate) fn wait_until_through(&mut self) {
+        let end = Instant::now() + PATIENCE;
+        while !self.is_through() {
+            self.edge.check();
+            self.exit.check();
+            assert!(
+                Instant::now() < end,
+                "nothing goes through the bond\nedge:\n{}\nexit:\n{}",
+                self.edge.log(),
+                self.exit.log()
+            );
+        }
+    }
+
+    /// IP bytes that each link has delivered to the edge and from it.
+    pub(crate) fn carried(&self) -> Vec<(u64, u64)> {
+        let counters = self.emulator().all_counters().unwrap();
+        counters.iter().map(|(_, link)| (link.down.bytes, link.up.bytes)).collect()
+    }
+}
+
+/// Answers every datagram with the address it came from. The thread ends with the process: the socket holds the
+/// namespace until then.
+fn say_who_calls(host: &Host, address: SocketAddr) {
+    let socket = host.run(move || UdpSocket::bind(address)).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            // A caller that is gone needs no answer.
+            let _ = socket.send_to(from.ip().to_string().as_bytes(), from);
+        }
+    });
+}

@@ -1,0 +1,164 @@
+//! The program under test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use mwb_sim::lab::{Host, LabChild};
+
+/// How long a node may take for what it is asked.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program: `MWB_NODE`, or the one that was built with this test.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("MWB_NODE").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_mwb-node")), PathBuf::from)
+}
+
+/// Runs the program with `arguments` to its end, without any of our variables in its environment.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("the program can be run")
+}
+
+/// A command for [`run`], to be changed first.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("MWB_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A node with its folders, running or not.
+pub(crate) struct Node {
+    host: Host,
+    config: PathBuf,
+    state: PathBuf,
+    runtime: PathBuf,
+    /// Its id.
+    pub(crate) id: String,
+    child: Option<LabChild>,
+}
+
+impl Node {
+    /// A node for `host` with a new key; its files are in `dir`.
+    pub(crate) fn new(host: Host, dir: &Path) -> Self {
+        let path = |what: &str| dir.join(format!("{}-{what}", host.name()));
+        let (config, state, runtime) = (path("config.toml"), path("state"), path("run"));
+        let output = run(&["key", "--state-dir", state.to_str().unwrap()]);
+        assert!(output.status.success(), "{output:?}");
+        let id = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        assert_eq!(id.len(), 64, "{id}");
+        Self { host, config, state, runtime, id, child: None }
+    }
+
+    /// Writes its configuration.
+    pub(crate) fn configure(&self, text: &str) {
+        std::fs::write(&self.config, text).unwrap();
+    }
+
+    /// Starts it.
+    pub(crate) fn start(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let mut command = command(&["run"]);
+        command.arg("--config").arg(&self.config);
+        command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(&self.runtime);
+        command.env("RUST_BACKTRACE", "1");
+        self.child = Some(self.host.spawn(command).expect("the program starts"));
+    }
+
+    /// SIGKILL: it can do nothing about it.
+    pub(crate) fn kill(&mut self) {
+        self.child.take().expect("it runs").kill().unwrap();
+    }
+
+    /// SIGTERM: it must end soon, and well.
+    pub(crate) fn stop(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        let status = child.stop(PATIENCE).unwrap();
+        assert!(status.success(), "{status}\n{}", child.stderr());
+    }
+
+    /// Its log so far.
+    pub(crate) fn log(&self) -> String {
+        self.child.as_ref().map(LabChild::stderr).unwrap_or_default()
+    }
+
+    /// What `mwb-node status --json` says, or nothing if it does not answer.
+    pub(crate) fn status(&self) -> Option<serde_json::Value> {
+        let output = run(&["status", "--json", "--runtime-dir", self.runtime.to_str().unwrap()]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
+    }
+
+    /// Runs the program on its host with `arguments` and its state folder.
+    pub(crate) fn mwb(&self, arguments: &[&str]) -> Output {
+        self.mwb_with(arguments, |_| {})
+    }
+
+    /// As [`Self::mwb`], with a command that `change` has changed.
+    pub(crate) fn mwb_with(&self, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Output {
+        let mut command = command(arguments);
+        command.arg("--state-dir").arg(&self.state);
+        change(&mut command);
+        self.host.output(command).unwrap()
+    }
+
+    /// The file of its configuration.
+    pub(crate) fn config_file(&self) -> &Path {
+        &self.config
+    }
+
+    /// Its state folder.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// `mwb-node down` for its folders and namespace.
+    pub(crate) fn down(&self) -> Output {
+        let mut command = command(&["down"]);
+        command.arg("--runtime-dir").arg(&self.runtime);
+        self.host.output(command).unwrap()
+    }
+
+    /// What `ip` prints in its namespace.
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' '));
+        let output = self.host.output(command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What `nft list ruleset` prints in its namespace.
+    pub(crate) fn nft(&self) -> String {
+        let mut command = Command::new("nft");
+        command.args(["list", "ruleset"]);
+        let output = self.host.output(command).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The host it runs on.
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Fails with its log if it has ended.
+    pub(crate) fn check(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("{} ended ({status}):\n{}", self.host.name(), child.stderr());
+        }
+    }
+}
+
+/// Waits until `done` says so; `what` for the message when it does not in time.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, at_most: Duration, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + at_most;
+    while !done() {
+        assert!(Instant::now() < end, "not within {at_most:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
