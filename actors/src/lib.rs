@@ -14,6 +14,7 @@ pub mod driver;
 pub mod health_probe;
 pub mod host;
 pub mod identity;
+pub mod lan;
 pub mod membership;
 pub mod node;
 mod readiness;

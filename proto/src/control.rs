@@ -13,12 +13,19 @@
 
 mod codec;
 mod frame;
+mod lan;
+mod lease;
 mod message;
 
 #[cfg(test)]
 mod tests;
 
 pub use frame::{Decoded, FrameDecoder, encode};
+pub use lan::{ANNOUNCED_MAX, Gateway, PeerBeat, UplinkAnnounce, UplinkInfo, UplinkKind};
+pub use lease::{
+    GRANTS_MAX, LeaseAccept, LeaseEnd, LeaseRefuse, LeaseRefuseReason, LeaseRequest, PathLimit, RateGrant,
+    RateGrants,
+};
 pub use message::{
     Bye, Hello, JoinAccept, JoinRefuse, JoinRefuseReason, JoinRequest, LIST_MAX, MemberList, Message,
     NAME_MAX, PathAccept, PathJoin, PathRefuse, RefuseReason, TEXT_MAX,

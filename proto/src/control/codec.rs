@@ -8,6 +8,8 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::lan::{PeerBeat, UplinkAnnounce};
+use super::lease::{LeaseAccept, LeaseEnd, LeaseRefuse, LeaseRequest, PathLimit, RateGrants};
 use super::message::{
     Bounded, Bye, Hello, JoinAccept, JoinRefuse, JoinRequest, MemberList, Message, PathAccept, PathJoin,
     PathRefuse,
@@ -26,6 +28,14 @@ pub(super) fn encode_body(message: &Message, out: &mut Vec<u8>) {
         Message::PathAccept(accept) => encode_one(accept, out),
         Message::PathRefuse(refuse) => encode_one(refuse, out),
         Message::Bye(bye) => encode_one(bye, out),
+        Message::PeerBeat(beat) => encode_one(beat, out),
+        Message::UplinkAnnounce(announce) => encode_one(announce, out),
+        Message::LeaseRequest(request) => encode_one(request, out),
+        Message::LeaseAccept(accept) => encode_one(accept, out),
+        Message::LeaseRefuse(refuse) => encode_one(refuse, out),
+        Message::LeaseEnd(end) => encode_one(end, out),
+        Message::RateGrants(grants) => encode_one(grants, out),
+        Message::PathLimit(limit) => encode_one(limit, out),
         Message::JoinRequest(request) => encode_one(request, out),
         Message::JoinAccept(accept) => encode_one(accept, out),
         Message::JoinRefuse(refuse) => encode_one(refuse, out),
@@ -58,6 +68,14 @@ pub(super) fn decode_body(kind: u16, body: &[u8]) -> Result<Option<Message>, Con
         4 => Message::PathAccept(decode_one::<PathAccept>(kind, body)?),
         5 => Message::PathRefuse(decode_one::<PathRefuse>(kind, body)?),
         6 => Message::Bye(decode_one::<Bye>(kind, body)?),
+        16 => Message::PeerBeat(decode_one::<PeerBeat>(kind, body)?),
+        17 => Message::UplinkAnnounce(decode_one::<UplinkAnnounce>(kind, body)?),
+        32 => Message::LeaseRequest(decode_one::<LeaseRequest>(kind, body)?),
+        33 => Message::LeaseAccept(decode_one::<LeaseAccept>(kind, body)?),
+        34 => Message::LeaseRefuse(decode_one::<LeaseRefuse>(kind, body)?),
+        35 => Message::LeaseEnd(decode_one::<LeaseEnd>(kind, body)?),
+        36 => Message::RateGrants(decode_one::<RateGrants>(kind, body)?),
+        37 => Message::PathLimit(decode_one::<PathLimit>(kind, body)?),
         48 => Message::JoinRequest(decode_one::<JoinRequest>(kind, body)?),
         49 => Message::JoinAccept(decode_one::<JoinAccept>(kind, body)?),
         50 => Message::JoinRefuse(decode_one::<JoinRefuse>(kind, body)?),

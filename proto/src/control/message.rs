@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::lan::{PeerBeat, UplinkAnnounce};
+use super::lease::{LeaseAccept, LeaseEnd, LeaseRefuse, LeaseRequest, PathLimit, RateGrants};
 use crate::mesh::{INVITE_ID_LEN, PROOF_LEN, RECORD_LEN_MAX, REVOCATION_LEN};
 
 /// The most bytes of a name (UTF-8, no control characters).
@@ -36,6 +38,22 @@ pub enum Message {
     PathRefuse(PathRefuse),
     /// Kind 6: the sender is about to close, and why.
     Bye(Bye),
+    /// Kind 16: between members of a LAN: the sender lives.
+    PeerBeat(PeerBeat),
+    /// Kind 17: between members of a LAN: the sender's uplinks.
+    UplinkAnnounce(UplinkAnnounce),
+    /// Kind 32: the sender wants to use an uplink of the receiver.
+    LeaseRequest(LeaseRequest),
+    /// Kind 33: it may.
+    LeaseAccept(LeaseAccept),
+    /// Kind 34: it may not.
+    LeaseRefuse(LeaseRefuse),
+    /// Kind 35: a lease is over.
+    LeaseEnd(LeaseEnd),
+    /// Kind 36: how much the sender's leases may carry.
+    RateGrants(RateGrants),
+    /// Kind 37: on a path's stream: how fast the exit may send over it.
+    PathLimit(PathLimit),
     /// Kind 48: the first message of a node that wants to become a member.
     JoinRequest(JoinRequest),
     /// Kind 49: it is one.
@@ -56,6 +74,14 @@ impl Message {
             Self::PathAccept(_) => 4,
             Self::PathRefuse(_) => 5,
             Self::Bye(_) => 6,
+            Self::PeerBeat(_) => 16,
+            Self::UplinkAnnounce(_) => 17,
+            Self::LeaseRequest(_) => 32,
+            Self::LeaseAccept(_) => 33,
+            Self::LeaseRefuse(_) => 34,
+            Self::LeaseEnd(_) => 35,
+            Self::RateGrants(_) => 36,
+            Self::PathLimit(_) => 37,
             Self::JoinRequest(_) => 48,
             Self::JoinAccept(_) => 49,
             Self::JoinRefuse(_) => 50,
@@ -296,11 +322,11 @@ pub(super) trait Bounded {
 }
 
 /// Control characters are kept out because names and texts end up on terminals and in logs.
-fn text_holds(text: &str, max: usize) -> bool {
+pub(super) fn text_holds(text: &str, max: usize) -> bool {
     text.len() <= max && !text.chars().any(char::is_control)
 }
 
-fn cut_text(text: &mut String, max: usize) {
+pub(super) fn cut_text(text: &mut String, max: usize) {
     if !text_holds(text, max) {
         *text = text.replace(char::is_control, " ");
         let end = (0..=max.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
