@@ -4,6 +4,7 @@
 //! flow goes through the bond, with a slow UDP echo beside it. What is compared was measured minutes apart on
 //! the same machine. Bytes per link come from the emulator, goodput from the receiving program.
 
+mod idle;
 mod measure;
 mod overhead;
 mod pair;
@@ -29,7 +30,7 @@ const CUT: Duration = Duration::from_secs(3);
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Links to emulate: two-path, lossy, three-path, big, equal4 or uneven
+    /// Links to emulate: two-path, lossy, three-path, big, equal4 or uneven; or idle: what nodes cost while unused
     #[arg(long, default_value = "two-path")]
     profile: String,
     /// Routing mode of both nodes (see the README); when given, also measures how a load of 70 % of the links'
@@ -57,6 +58,15 @@ pub(crate) struct BenchArgs {
 pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     // First: a process with threads cannot move into a user namespace.
     lab::enter().map_err(|error| Failure::new(format!("no lab can be built here: {error}")))?;
+    if args.profile == idle::NAME {
+        let report = idle::measure(args)?;
+        if args.json {
+            output::line(&serde_json::to_string_pretty(&report).context("writing the report")?)?;
+        } else {
+            output::text(&report.table())?;
+        }
+        return Ok(());
+    }
     let report = measure_all(args)?;
     if args.json {
         let text = serde_json::to_string_pretty(&report).context("writing the report")?;

@@ -93,6 +93,11 @@ impl Pair {
         }
     }
 
+    /// The processes of edge and exit.
+    pub(super) fn pids(&self) -> [u32; 2] {
+        [self.edge.child.id(), self.exit.child.id()]
+    }
+
     /// Stops both nodes.
     ///
     /// # Errors
