@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use quinn::Connection;
 
 use super::held::{HeldPaths, datagram_max};
+use super::rivals::Rivals;
 use super::serve::Server;
 use super::{CloseCode, ControlStream, exporter};
 use crate::address_pool::{AddressPool, AddressPoolV6};
@@ -100,6 +101,8 @@ pub struct EdgePeer {
     /// Joined paths.
     pub held: HeldPaths,
     session: Mutex<Option<Arc<Session>>>,
+    /// Nodes that take turns with its key.
+    rivals: Rivals,
     /// Since when the session has had no path.
     lonely_since: Mutex<Option<Time>>,
 }
@@ -199,6 +202,7 @@ impl Exit {
                 connections: BatchQueue::new(CONNECTIONS_MAX),
                 held: HeldPaths::new(Arc::clone(&self.links)),
                 session: Mutex::new(None),
+                rivals: Rivals::default(),
                 lonely_since: Mutex::new(None),
             });
             let lent = (Arc::clone(self), Arc::clone(&peer));
@@ -270,7 +274,16 @@ impl Exit {
             return Some(Arc::clone(session));
         }
         if let Some(old) = current.take() {
-            tracing::info!(edge = peer.name, "a new session takes the place of the old one");
+            if !peer.rivals.gives_way(old.id(), id) {
+                tracing::info!(edge = peer.name, "a new session takes the place of the old one");
+            } else if peer.rivals.is_due(clock::now()) {
+                tracing::warn!(
+                    edge = peer.name,
+                    node = %peer.node,
+                    "two nodes use this node's key and throw each other out; stop one, or remove its state folder so \
+                     that it makes a key of its own"
+                );
+            }
             for address in old.inner().iter().flat_map(|inner| inner.addresses()) {
                 self.parts.tun.remove_session(address, &old);
             }

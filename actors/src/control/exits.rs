@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::dial::{Dialler, ExitPeer, Slot};
 use super::exit::SessionParts;
 use super::held::HeldPaths;
+use super::rivals::Rivals;
 use super::{CloseCode, transport};
 use crate::identity::Identity;
 use crate::membership::{Access, Membership};
@@ -165,6 +166,7 @@ impl Exits {
             tls,
             mtu: parts.session.mtu,
             renew_before: AtomicU64::new(0),
+            rivals: Rivals::default(),
             inner: parts.inner.clone(),
         }))
     }
