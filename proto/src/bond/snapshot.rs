@@ -126,6 +126,8 @@ pub struct ReceiverSnapshot {
     pub duplicates: u64,
     /// Packets that came after their gap had been given up, handed on all the same.
     pub late: u64,
+    /// Packets dropped because they came so far behind their lane that they cannot be told from copies.
+    pub too_old: u64,
     /// Gaps given up at their deadline.
     pub timed_out: u64,
     /// Sequences the sender said it will not send.
