@@ -111,8 +111,13 @@ impl Sender {
         }
     }
 
-    /// The packet will not be sent again: tell the receiver not to wait for it.
+    /// The packet will not be sent again: tell the receiver not to wait for it. As long as another
+    /// copy is on its way, that one decides.
     pub(super) fn give_up(&mut self, key: Key) {
+        if self.store.is_shared(key) {
+            self.store.release(key);
+            return;
+        }
         let held = self.store.held(key);
         self.counters.given_up += 1;
         let run = SkipRun { lane: held.lane, lane_seq: held.lane_seq, len: 1 };
