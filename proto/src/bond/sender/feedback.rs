@@ -57,6 +57,7 @@ impl Sender {
             p.lost += out.lost_packets;
             p.acked += out.acked_packets;
             p.spurious += out.spurious;
+            p.rate.on_fate(out.acked_packets, out.acked_bytes, out.lost_packets);
             p.load.on_report(out.acked_packets, out.lost_packets);
             if let Some(milestone) = out.highest {
                 let arrival = clock - f64::from(heard.highest_age) * STAMP_UNIT_SECS;
