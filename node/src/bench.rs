@@ -6,7 +6,6 @@
 
 mod measure;
 mod overhead;
-mod pair;
 mod profile;
 mod report;
 

@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod config;
 mod identity;
+mod lab_mesh;
 mod output;
 mod platform;
 mod runtime_dir;

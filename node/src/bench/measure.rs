@@ -12,10 +12,10 @@ use mwb_sim::traffic::{
 };
 use mwb_sim::wan::{LinkCounters, LinkSpec};
 
-use super::pair::Pair;
 use super::profile::{Link, Profile};
 use super::report::{Echo, Lateness, LinkBytes, RawLink, Run, Transfer, Ways};
 use super::{CUT, overhead};
+use crate::lab_mesh::{Mesh, MeshOptions};
 
 /// Where the test server listens.
 const PORT: u16 = 7000;
@@ -81,7 +81,12 @@ impl<'a> Bench<'a> {
             upload: raw.iter().map(|raw| raw.mbit.upload).sum(),
         };
         (self.say)("starting the nodes");
-        let pair = Pair::start(&self.lab, self.profile, self.mode, trace)?;
+        let options = MeshOptions {
+            mode: self.mode.unwrap_or_default(),
+            weights: self.profile.links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
+            trace: trace.map(|(dir, prefix)| (dir.to_owned(), prefix)),
+        };
+        let mesh = Mesh::start(&self.lab, &options, &|| Ok(()))?;
         let emulator = self.lab.emulator();
         emulator.reset_lateness()?;
 
@@ -103,7 +108,7 @@ impl<'a> Bench<'a> {
                 "the emulator was overrun and lost {overrun} packets: these figures do not count"
             ));
         }
-        pair.stop()?;
+        mesh.stop()?;
 
         let link_bytes =
             before.iter().zip(&between).zip(&after).map(|(((link, before), (_, between)), (_, after))| {
