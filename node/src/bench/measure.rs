@@ -18,7 +18,7 @@ use super::{CUT, overhead};
 use crate::lab_mesh::{Mesh, MeshOptions};
 
 /// Where the test server listens.
-const PORT: u16 = 7000;
+pub(super) const PORT: u16 = 7000;
 /// Echoes per second and their UDP payload: a game's or a call's.
 const ECHO_RATE: f64 = 20.0;
 const ECHO_BYTES: usize = 100;
@@ -33,7 +33,7 @@ const LOAD_BYTES: usize = 1200;
 const LOAD_SETTLE: Duration = Duration::from_secs(3);
 const LOAD_COUNTED: Duration = Duration::from_secs(5);
 
-type Flow = fn(&FlowSpec) -> Result<FlowResult, TrafficError>;
+pub(super) type Flow = fn(&FlowSpec) -> Result<FlowResult, TrafficError>;
 
 /// A lab that is ready to measure.
 pub(super) struct Bench<'a> {
@@ -213,7 +213,7 @@ impl<'a> Bench<'a> {
 }
 
 /// A flow that did not end well, or not with the congestion control that was asked for, is no figure.
-fn check(result: FlowResult, name: &str) -> anyhow::Result<FlowResult> {
+pub(super) fn check(result: FlowResult, name: &str) -> anyhow::Result<FlowResult> {
     if let Some(failure) = &result.failure {
         bail!("the {name} failed: {failure}");
     }
@@ -239,6 +239,6 @@ fn summary(result: &EchoResult) -> Echo {
     }
 }
 
-fn lost_by_emulator(link: &LinkCounters) -> u64 {
+pub(super) fn lost_by_emulator(link: &LinkCounters) -> u64 {
     [link.up, link.down].iter().map(|way| way.dropped_emulator + way.dropped_socket).sum()
 }

@@ -148,17 +148,21 @@ impl FlowResult {
     /// last delivery if it was bounded by bytes. Zero if nothing is left.
     pub fn goodput_mbit(&self, skip: Duration) -> f64 {
         let end = self.window_s.unwrap_or(self.seconds);
-        self.goodput_mbit_between(skip, Duration::try_from_secs_f64(end).unwrap_or_default())
+        let first = (skip.as_secs_f64() / BIN.as_secs_f64()).round() as usize;
+        let last = (end / BIN.as_secs_f64()).ceil() as usize;
+        self.mbit(first, last, end - first as f64 * BIN.as_secs_f64())
     }
 
-    /// Mean Mbit/s of payload from `from` to `to`, both counted from the request and `from` rounded to 100
-    /// ms. Zero if nothing is in between.
+    /// Mean Mbit/s of payload from `from` to `to`, both counted from the request and rounded to 100 ms. Zero
+    /// if nothing is in between.
     pub fn goodput_mbit_between(&self, from: Duration, to: Duration) -> f64 {
-        let bin = BIN.as_secs_f64();
-        let first = (from.as_secs_f64() / bin).round() as usize;
-        let last = (to.as_secs_f64() / bin).ceil() as usize;
+        let [first, last] = [from, to].map(|at| (at.as_secs_f64() / BIN.as_secs_f64()).round() as usize);
+        self.mbit(first, last, last.saturating_sub(first) as f64 * BIN.as_secs_f64())
+    }
+
+    /// What came in the bins from `first` to before `last`, over `seconds`.
+    fn mbit(&self, first: usize, last: usize, seconds: f64) -> f64 {
         let bytes: u64 = self.bytes_per_100ms.iter().take(last).skip(first).sum();
-        let seconds = to.as_secs_f64() - first as f64 * bin;
         if seconds <= 0.0 { 0.0 } else { bytes as f64 * 8.0 / 1e6 / seconds }
     }
 
