@@ -60,8 +60,9 @@ fn explain_at(error: &LabError, place: Place) -> String {
              sudo sysctl -w user.max_user_namespaces=10000",
         );
     }
-    if place.container {
-        text.push_str(&format!("\n  In a container this is enough: {DOCKER}"));
+    // A missing program is no matter of rights.
+    if place.container && *operation != Operation::NfTable {
+        text.push_str(&format!("\n  In a container run it as root; this is enough: {DOCKER}"));
     }
     text
 }
@@ -90,7 +91,8 @@ mod tests {
         let text = explain_at(&refused(Operation::Tun), container);
         assert!(text.contains("--cap-add NET_ADMIN") && text.contains("--device /dev/net/tun"), "{text}");
         assert!(!text.contains("AppArmor restricts"), "root is not restricted: {text}");
-        let nft = explain_at(&refused(Operation::NfTable), Place { apparmor: true, ..user });
-        assert!(nft.contains("apt-get install nftables") && !nft.contains("AppArmor"), "{nft}");
+        let nft = explain_at(&refused(Operation::NfTable), Place { container: true, ..user });
+        assert!(nft.contains("apt-get install nftables") && !nft.contains("docker run"), "{nft}");
+        assert!(!nft.contains("AppArmor"), "{nft}");
     }
 }

@@ -68,26 +68,23 @@ impl Report {
         let others: f64 =
             self.links.iter().filter(|link| link.name != self.cut_link).map(|link| link.alone_mbit).sum();
         let cut = format!("while {} was cut", self.cut_link);
-        writeln!(out, "  {:<28}{:>7.1} Mbit/s   {best}", "best uplink alone", self.best_link_mbit)?;
-        writeln!(out, "  {:<28}{:>7.1} Mbit/s", "all uplinks, each alone", self.sum_mbit)?;
-        writeln!(
-            out,
-            "  {:<28}{:>7.1} Mbit/s   {:.3} of that sum, {times_best:.1} times the best uplink",
-            "one download over the bond", self.bond_mbit, self.bond_over_sum
-        )?;
-        writeln!(
-            out,
-            "  {cut:<28}{:>7.1} Mbit/s   {:.3} of the other uplinks",
-            self.cut_mbit,
-            self.cut_mbit / others
-        )?;
-        writeln!(out, "  {:<28}{:>7.0} ms", "longest pause it saw", self.longest_pause_ms)?;
+        let mut rate = |label: &str, mbit: f64, remark: &str| {
+            writeln!(out, "{}", format!("  {label:<27}{mbit:>6.1} Mbit/s  {remark}").trim_end())
+        };
+        rate("best uplink alone", self.best_link_mbit, best)?;
+        rate("all uplinks, each alone", self.sum_mbit, "")?;
+        let remark = format!("{:.3} of that sum, {times_best:.1} x the best", self.bond_over_sum);
+        rate("one download over the bond", self.bond_mbit, &remark)?;
+        rate(&cut, self.cut_mbit, &format!("{:.3} of the others", self.cut_mbit / others))?;
+        writeln!(out, "  {:<27}{:>6.0} ms", "longest pause it saw", self.longest_pause_ms)?;
         let all: u64 = self.links.iter().map(|link| link.bond_bytes).sum();
-        let shares: Vec<String> = (self.links.iter())
-            .map(|link| format!("{} {:.1} MB", link.name, link.bond_bytes as f64 / 1e6))
+        let shares: Vec<String> = self
+            .links
+            .iter()
+            .map(|link| format!("{} {:.1}", link.name, link.bond_bytes as f64 / 1e6))
             .collect();
-        let total = format!("{:.1} MB", all as f64 / 1e6);
-        writeln!(out, "  {:<28}{total:>14}   {}", "carried by the uplinks", shares.join(", "))?;
+        let total = all as f64 / 1e6;
+        writeln!(out, "  {:<27}{total:>6.1} MB      {}", "carried by the uplinks", shares.join(", "))?;
         if !self.complete {
             writeln!(out, "  the download was NOT complete, or had wrong bytes")?;
         }

@@ -23,13 +23,13 @@ pub(super) struct Line {
     pub(super) rtt_ms: u64,
 }
 
-/// The uplinks, one on each host of the LAN: together 100 Mbit/s.
+/// The uplinks: together 100 Mbit/s.
 pub(super) const LINES: [Line; 3] = [
     Line { name: "fibre", mbit: 50.0, rtt_ms: 10 },
     Line { name: "starlink", mbit: 30.0, rtt_ms: 40 },
     Line { name: "lte", mbit: 20.0, rtt_ms: 60 },
 ];
-/// The one that is cut: not the downloading host's own.
+/// The one that is cut: on a LAN not the downloading host's own.
 pub(super) const CUT_LINE: usize = 1;
 
 /// The lab with its server.

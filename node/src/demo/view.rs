@@ -1,5 +1,6 @@
 //! The live view: a table that is redrawn in place on a terminal, else one line every second.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
@@ -113,8 +114,7 @@ impl Screen {
 impl Picture {
     fn table(&self, seconds: u64, unicode: bool) -> Vec<String> {
         let mut lines = vec![
-            "three hosts on one LAN, each with one uplink; real nodes, real kernel, emulated lines"
-                .to_owned(),
+            self.title(),
             String::new(),
             format!("  {:<10}{:<8}{:>7}{:>8}{:>8}  Mbit/s", "uplink", "of", "rtt ms", "alone", "now"),
         ];
@@ -146,6 +146,16 @@ impl Picture {
         lines.iter().map(|line| line.chars().take(usize::from(COLUMNS_MIN) - 1).collect()).collect()
     }
 
+    fn title(&self) -> String {
+        let hosts: BTreeSet<&str> = self.rows.iter().map(|row| row.host.as_str()).collect();
+        let who = if hosts.len() > 1 {
+            format!("{} hosts on one LAN with {} uplinks", hosts.len(), self.rows.len())
+        } else {
+            format!("one host with {} uplinks", self.rows.len())
+        };
+        format!("{who}: emulated lines, real nodes, real kernel")
+    }
+
     fn line(&self, seconds: u64) -> String {
         let mut text = format!("[{seconds:>3} s] ");
         if self.goodput >= 0.05 {
@@ -168,8 +178,8 @@ fn bar(share: f64, unicode: bool) -> String {
         return "#".repeat((eighths + 4) / 8);
     }
     let mut bar = "█".repeat(eighths / 8);
-    if eighths % 8 > 0 {
-        bar.push(BLOCKS[eighths % 8 - 1]);
+    if let Some(rest) = (eighths % 8).checked_sub(1) {
+        bar.push(BLOCKS[rest]);
     }
     bar
 }
@@ -219,6 +229,7 @@ mod tests {
             let lines = picture().table(7, unicode);
             assert!(lines.iter().all(|line| line.chars().count() < usize::from(COLUMNS_MIN)), "{lines:#?}");
             assert_eq!(lines.iter().any(|line| !line.is_ascii()), unicode);
+            assert!(lines[0].starts_with("one host with 2 uplinks"), "{lines:#?}");
             assert!(lines[3].contains("48.0") && lines[4].ends_with("cut"), "{lines:#?}");
             assert!(lines[5].contains("67.0") && lines[5].contains("250.0"), "{lines:#?}");
             assert!(lines.len() < usize::from(ROWS_MIN));
