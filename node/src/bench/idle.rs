@@ -9,9 +9,10 @@ use mwb_sim::lab::{self, Lab};
 use mwb_sim::wan::LinkSpec;
 use serde::Serialize;
 
-use super::pair::Pair;
 use super::profile::{self, Link};
 use super::{BenchArgs, output};
+use crate::lab_mesh::{Mesh, MeshOptions};
+use crate::lab_refused;
 
 /// What the command line calls it; it is not in the table of links.
 pub(super) const NAME: &str = "idle";
@@ -77,21 +78,22 @@ struct Reading {
 /// When the host does not allow labs, or a node does not work.
 pub(super) fn measure(args: &BenchArgs) -> anyhow::Result<IdleReport> {
     let profile = profile::find(LINKS)?;
-    Lab::preflight().map_err(|error| anyhow::anyhow!("no lab can be built here: {error}"))?;
+    Lab::preflight().map_err(|error| anyhow::anyhow!(lab_refused::explain(&error)))?;
     output::progress("waiting for other labs on this machine to end");
     let _alone = lab::machine_lock().context("taking the machine's lock")?;
     let links: Vec<LinkSpec> = profile.links.iter().map(Link::spec).collect();
     let lab = Lab::edge_exit(&links).context("building the lab")?;
-    let pair = Pair::start(&lab, &profile, args.mode, None)?;
+    let options = MeshOptions { mode: args.mode.unwrap_or_default(), ..MeshOptions::default() };
+    let mesh = Mesh::start(&lab, &options, &|| Ok(()))?;
     std::thread::sleep(SETTLE);
     let length = Duration::from_secs(args.seconds.max(SECONDS_MIN));
     output::progress(&format!("two nodes idle for {} s", length.as_secs()));
-    let pids = pair.pids();
-    let read = || -> anyhow::Result<_> { Ok([Reading::of(pids[0])?, Reading::of(pids[1])?]) };
+    let read =
+        || -> anyhow::Result<_> { Ok([Reading::of(mesh.pid("edge")?)?, Reading::of(mesh.pid("exit")?)?]) };
     let before = read()?;
     std::thread::sleep(length);
     let after = read()?;
-    pair.stop()?;
+    mesh.stop()?;
     Ok(IdleReport {
         profile: NAME,
         seconds: (after[0].at - before[0].at).as_secs_f64(),
