@@ -2,7 +2,10 @@
 //!
 //! [`LanPeers`] is the state, shared by all actors and outliving them. A connection belongs to one
 //! [`LanPeer`]; of two connections with one node the newer wins. Messages about leases are not this
-//! module's business: they are queued for the actor that lends and borrows.
+//! module's business: they are queued for the actor that lends and borrows. [`LanHints`] are addresses
+//! at which members may be.
+
+mod hints;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +19,7 @@ use parking_lot::Mutex;
 use quinn::Connection;
 use tokio::sync::watch;
 
+pub use self::hints::{HINTS_MAX, HINTS_PER_TAG_MAX, LanHint, LanHints};
 use crate::channel::BatchQueue;
 use crate::identity::NodeId;
 use crate::wan_link::Link;
