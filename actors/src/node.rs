@@ -19,6 +19,7 @@ use crate::control::listen::{Listener, ListenerLent};
 use crate::control::{CloseCode, transport};
 use crate::host::{Host, HostLent};
 use crate::lan::LanPeers;
+use crate::lan::announce::{Announce, AnnounceLent};
 use crate::lan::dial::LanDialler;
 use crate::lan::listen::LanListener;
 use crate::lan::plane::{LanParts, LanPlane};
@@ -186,7 +187,19 @@ impl Built {
         if let Some(lan) = &spec.lan {
             let ports = LanPort::open_all(lan, &spec.identity, &resources.table, &resources.pool)?;
             built.links.extend(ports.iter().map(|port| Arc::clone(&port.link)));
-            built.lan = Some(lan_plane(spec, Arc::clone(&access), ports, &control_plan, resources));
+            let plane = lan_plane(spec, Arc::clone(&access), ports, &control_plan, resources);
+            let own = spec.uplinks.iter().filter_map(|uplink| {
+                let link = built.links.iter().find(|link| link.name() == uplink.name)?;
+                Some((uplink.clone(), Arc::clone(link)))
+            });
+            let lent = AnnounceLent {
+                peers: Arc::clone(plane.peers()),
+                uplinks: own.collect(),
+                exits: built.exits.clone(),
+                platform: Arc::clone(&platform),
+            };
+            control_plan.add(ChildSpec::driven::<Announce>("announce", lent));
+            built.lan = Some(plane);
         }
         if let Some(membership) = &spec.membership {
             if let Some(exits) = &built.exits {
@@ -282,6 +295,7 @@ fn lan_plane(
         identity: Arc::clone(&spec.identity),
         access,
         known: known.collect(),
+        hints: Arc::default(),
         ports,
         control: Arc::clone(control),
     };
