@@ -1,14 +1,17 @@
 //! What a node says about itself.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use mwb_proto::bond::{ReceiverSnapshot, SenderSnapshot};
+use mwb_proto::control::{Gateway, UplinkInfo};
 use mwb_proto::health::HealthState;
 use serde::Serialize;
 
 use crate::channel::QueueStats;
 use crate::clock;
 use crate::identity::NodeId;
+use crate::lan::plane::LanPlane;
 use crate::registry::ActorStatus;
 use crate::session::{InnerAddresses, Role, Session};
 use crate::tun::TunStatus;
@@ -29,8 +32,136 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
     /// Sessions.
     pub sessions: Vec<SessionStatus>,
+    /// The LAN, when this node takes part in one.
+    pub lan: Option<LanStatus>,
     /// The TUN device.
     pub tun: TunStatus,
+}
+
+/// The LAN as this node sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LanStatus {
+    /// Our ports; their counters are among the links.
+    pub ports: Vec<LanPortStatus>,
+    /// Our own uplinks as we have announced them.
+    pub uplinks: Vec<LanUplinkStatus>,
+    /// All members that have been seen since the node began.
+    pub peers: Vec<LanPeerStatus>,
+    /// Addresses at which nobody could be talked to, and why.
+    pub problems: BTreeMap<SocketAddr, String>,
+}
+
+/// A LAN port.
+#[derive(Clone, Debug, Serialize)]
+pub struct LanPortStatus {
+    /// The interface.
+    pub interface: String,
+    /// Name of its link.
+    pub link: String,
+    /// Address of its socket; `None` while there is none.
+    pub local: Option<SocketAddr>,
+}
+
+/// A member on the LAN.
+#[derive(Clone, Debug, Serialize)]
+pub struct LanPeerStatus {
+    /// Its name here.
+    pub name: String,
+    /// Its id.
+    pub node_id: NodeId,
+    /// What it may do, separated by commas.
+    pub roles: String,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Its address on the LAN, while connected.
+    pub address: Option<SocketAddr>,
+    /// The link that the connection uses.
+    pub link: Option<String>,
+    /// Seconds since it connected.
+    pub connected_seconds: Option<f64>,
+    /// Round-trip time of the connection.
+    pub rtt_ms: Option<f64>,
+    /// The uplinks that it has announced.
+    pub uplinks: Vec<LanUplinkStatus>,
+    /// Messages about leases dropped because nobody took them in time.
+    pub lease_messages_dropped: u64,
+}
+
+/// An uplink as its owner has announced it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LanUplinkStatus {
+    /// The owner's number for it.
+    pub id: u8,
+    /// Its name there.
+    pub name: String,
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it carries traffic.
+    pub up: bool,
+    /// Whether it may be leased.
+    pub lend: bool,
+    /// Whether its volume is paid for.
+    pub metered: bool,
+    /// Measured rate towards the internet, bit/s; 0 when not known.
+    pub rate_up: u64,
+    /// Measured rate from the internet, bit/s; 0 when not known.
+    pub rate_down: u64,
+    /// Round-trip time to the exit; 0 when not known.
+    pub rtt_ms: f64,
+    /// Share of datagrams lost, 0 to 1.
+    pub loss: f64,
+    /// Address and hardware address of the router behind it.
+    pub gateway: Option<String>,
+}
+
+impl LanUplinkStatus {
+    fn of(uplink: &UplinkInfo) -> Self {
+        let gateway = uplink.gateway.map(|Gateway { address, mac: [a, b, c, d, e, f] }| {
+            format!("{address} ({a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x})")
+        });
+        Self {
+            id: uplink.id,
+            name: uplink.name.clone(),
+            kind: format!("{:?}", uplink.kind).to_lowercase(),
+            up: uplink.up,
+            lend: uplink.lend,
+            metered: uplink.metered,
+            rate_up: uplink.rate_up,
+            rate_down: uplink.rate_down,
+            rtt_ms: f64::from(uplink.rtt_us) / 1e3,
+            loss: f64::from(uplink.loss_ppm) / 1e6,
+            gateway,
+        }
+    }
+}
+
+impl LanStatus {
+    pub(crate) fn of(lan: &LanPlane) -> Self {
+        let ports = lan.ports().iter().map(|port| LanPortStatus {
+            interface: port.interface.to_string(),
+            link: port.link.name().to_owned(),
+            local: port.link.socket().map(|socket| socket.local_addr()),
+        });
+        let now = clock::now();
+        let peers = lan.peers().all().into_iter().map(|peer| {
+            let connection = peer.connection();
+            LanPeerStatus {
+                name: peer.name().to_owned(),
+                node_id: peer.node(),
+                roles: peer.roles().to_string(),
+                connected: connection.is_some(),
+                address: connection.as_ref().map(|present| present.remote()),
+                link: connection.as_ref().map(|present| present.port.name().to_owned()),
+                connected_seconds: lan.connected_since(&peer).map(|since| (now - since).as_secs_f64()),
+                rtt_ms: connection.as_ref().map(|present| present.connection.rtt().as_secs_f64() * 1e3),
+                uplinks: peer.uplinks().iter().map(LanUplinkStatus::of).collect(),
+                lease_messages_dropped: peer.lease_inbox.stats().dropped_full,
+            }
+        });
+        let uplinks = lan.peers().own_uplinks().iter().map(LanUplinkStatus::of).collect();
+        Self { ports: ports.collect(), uplinks, peers: peers.collect(), problems: lan.problems() }
+    }
 }
 
 /// A peer, an exit for an edge or an edge for an exit.

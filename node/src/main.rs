@@ -10,6 +10,7 @@ mod identity;
 mod lab_mesh;
 mod lab_refused;
 mod output;
+mod peers_text;
 mod platform;
 mod runtime_dir;
 mod status;
