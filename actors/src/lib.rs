@@ -10,6 +10,7 @@ mod address_pool;
 pub mod channel;
 pub mod clock;
 pub mod control;
+pub mod discovery;
 pub mod driver;
 pub mod health_probe;
 pub mod host;

@@ -17,6 +17,7 @@ use crate::control::exit::{Exit, Pools, SessionParts};
 use crate::control::exits::{Exits, ExitsParts};
 use crate::control::listen::{Listener, ListenerLent};
 use crate::control::{CloseCode, transport};
+use crate::discovery::{Discovery, DiscoveryLent, Slot};
 use crate::host::{Host, HostExit, HostLent};
 use crate::lan::LanPeers;
 use crate::lan::announce::{Announce, AnnounceLent};
@@ -209,6 +210,17 @@ impl Built {
                 platform: Arc::clone(&platform),
             };
             control_plan.add(ChildSpec::driven::<Announce>("announce", lent));
+            if lan.mdns && !lan.interfaces.is_empty() {
+                let lent = DiscoveryLent {
+                    node: spec.identity.node_id(),
+                    access: Arc::clone(&access),
+                    interfaces: lan.interfaces.clone(),
+                    port: lan.port,
+                    hints: Arc::clone(plane.hints()),
+                    slot: Slot::default(),
+                };
+                built.root.add(ChildSpec::driven::<Discovery>("discovery", lent));
+            }
             built.lan = Some(plane);
         }
         if let Some(membership) = &spec.membership {
