@@ -2,8 +2,8 @@
 //!
 //! `ControlSupervisor` keeps a `PeerActor` per peer: on an edge it [`dial`]s every address of an
 //! exit over every uplink, on an exit it [`serve`]s the connections that have passed the [`door`]
-//! behind a [`listen`]er. [`exits`] follows which exit an edge is to use. The connections themselves are held beside the actors, so that paths do
-//! not notice when one of those dies.
+//! behind a [`listen`]er. [`exits`] follows which exit an edge is to use, [`slots`] the ways to it. The
+//! connections themselves are held beside the actors, so that paths do not notice when one of those dies.
 
 pub mod dial;
 mod door;
@@ -12,6 +12,7 @@ pub mod exits;
 pub mod held;
 pub mod listen;
 pub mod serve;
+pub mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,6 +188,11 @@ impl ControlStream {
                 return Err(JoinError::Stream("too many bytes without a valid message".to_owned()));
             }
         }
+    }
+
+    /// Both halves and the bytes read so far, for a stream that lives as long as its connection.
+    pub(crate) fn into_parts(self) -> (SendStream, RecvStream, FrameDecoder) {
+        (self.send, self.receive, self.decoder)
     }
 
     /// Ends our half; what was sent is still delivered.

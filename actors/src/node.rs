@@ -354,9 +354,9 @@ impl std::fmt::Debug for RunningNode {
 }
 
 fn exit_status(exit: &ExitPeer) -> PeerStatus {
-    let slots = exit.slots.iter().map(|slot| SlotStatus {
+    let slots = exit.slots.all().into_iter().map(|slot| SlotStatus {
         path: slot.path.0,
-        link: slot.link.name().to_owned(),
+        link: slot.name.clone(),
         address: slot.address,
         problem: slot.problem.lock().clone(),
     });

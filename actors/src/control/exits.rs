@@ -12,9 +12,10 @@ use mwb_proto::wire::PathId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::dial::{Dialler, ExitPeer, Slot};
+use super::dial::{Dialler, ExitPeer};
 use super::exit::SessionParts;
 use super::held::HeldPaths;
+use super::slots::{Slot, Slots};
 use super::{CloseCode, transport};
 use crate::identity::Identity;
 use crate::membership::{Access, Membership};
@@ -145,12 +146,8 @@ impl Exits {
                 if address.is_ipv6() && !link.is_dual() {
                     continue;
                 }
-                slots.push(Slot {
-                    path: PathId(64 * number + id),
-                    link: Arc::clone(link),
-                    address: *address,
-                    problem: Mutex::new(None),
-                });
+                let (path, name) = (PathId(64 * number + id), link.name().to_owned());
+                slots.push(Slot::new(path, Arc::clone(link), name, *address));
             }
         }
         Ok(Arc::new(ExitPeer {
@@ -159,7 +156,7 @@ impl Exits {
             access: Arc::clone(&parts.access),
             name: exit.name.clone(),
             session,
-            slots,
+            slots: Slots::new(slots),
             held: HeldPaths::new(Arc::clone(&parts.links)),
             table: Arc::clone(&parts.session.table),
             tls,
