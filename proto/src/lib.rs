@@ -8,6 +8,7 @@ pub mod bond;
 pub mod buf;
 pub mod control;
 pub mod health;
+pub mod lend;
 pub mod mesh;
 pub mod packet;
 pub mod path;
