@@ -3,6 +3,15 @@
 //! [`LanPeers`] is the state, shared by all actors and outliving them. A connection belongs to one
 //! [`LanPeer`]; of two connections with one node the newer wins. Messages about leases are not this
 //! module's business: they are queued for the actor that lends and borrows.
+//!
+//! Who fills it: a [`port`] per LAN interface, on which a [`listen`]er accepts members and which the
+//! [`dial`]ler uses to reach them; a [`talk`] per peer; and what these share, the [`plane`].
+
+pub mod dial;
+pub mod listen;
+pub mod plane;
+pub mod port;
+pub mod talk;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -34,6 +34,6 @@ pub use identity::{Identity, NodeId};
 pub use node::{RunningNode, start};
 pub use registry::Fault;
 pub use session::InnerAddresses;
-pub use spec::{BondSpec, ExitSpec, NodeSpec, PeerSpec, Platform, StartError, UplinkSpec};
+pub use spec::{BondSpec, ExitSpec, LanSpec, NodeSpec, PeerSpec, Platform, StartError, UplinkSpec};
 pub use status::NodeStatus;
 pub use tun::TunSpec;

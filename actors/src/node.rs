@@ -18,12 +18,17 @@ use crate::control::exits::{Exits, ExitsParts};
 use crate::control::listen::{Listener, ListenerLent};
 use crate::control::{CloseCode, transport};
 use crate::host::{Host, HostLent};
+use crate::lan::LanPeers;
+use crate::lan::dial::LanDialler;
+use crate::lan::listen::LanListener;
+use crate::lan::plane::{LanParts, LanPlane};
+use crate::lan::port::LanPort;
 use crate::membership::Access;
 use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
 use crate::session::path::SessionTable;
 use crate::spec::{ExitSpec, NodeSpec, Platform, StartError, UplinkSpec};
-use crate::status::{NodeStatus, PeerStatus, SessionStatus, SlotStatus};
+use crate::status::{LanStatus, NodeStatus, PeerStatus, SessionStatus, SlotStatus};
 use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
 use crate::tls::{self, Allowed};
 use crate::trace::{Trace, TraceWriter};
@@ -101,6 +106,7 @@ struct Built {
     links: Vec<Arc<Link>>,
     exits: Option<Arc<Exits>>,
     exit: Option<Arc<Exit>>,
+    lan: Option<Arc<LanPlane>>,
 }
 
 impl Built {
@@ -136,7 +142,7 @@ impl Built {
         let (inner, _) = watch::channel(None);
         let plans = [&links_plan, &control_plan, &sessions_plan].map(Arc::clone);
         let root = Plan::new([]);
-        let mut built = Self { root, plans, links: Vec::new(), exits: None, exit: None };
+        let mut built = Self { root, plans, links: Vec::new(), exits: None, exit: None, lan: None };
 
         let access = Arc::new(access(spec));
         if spec.is_edge() {
@@ -176,6 +182,11 @@ impl Built {
                 built.links.push(link);
             }
             built.exit = Some(exit);
+        }
+        if let Some(lan) = &spec.lan {
+            let ports = LanPort::open_all(lan, &spec.identity, &resources.table, &resources.pool)?;
+            built.links.extend(ports.iter().map(|port| Arc::clone(&port.link)));
+            built.lan = Some(lan_plane(spec, Arc::clone(&access), ports, &control_plan, resources));
         }
         if let Some(membership) = &spec.membership {
             if let Some(exits) = &built.exits {
@@ -256,6 +267,33 @@ fn exit_of(
     )
 }
 
+/// The LAN plane with its actors.
+fn lan_plane(
+    spec: &NodeSpec,
+    access: Arc<Access>,
+    ports: Vec<LanPort>,
+    control: &Arc<Plan>,
+    resources: &Resources,
+) -> Arc<LanPlane> {
+    let known = spec.peers.iter().flat_map(|peer| peer.lan.iter().map(|address| (peer.node_id, *address)));
+    let parts = LanParts {
+        node_name: spec.name.clone(),
+        instance: resources.instance,
+        identity: Arc::clone(&spec.identity),
+        access,
+        known: known.collect(),
+        ports,
+        control: Arc::clone(control),
+    };
+    let plane = LanPlane::new(parts, Arc::default());
+    for port in plane.ports() {
+        let lent = (Arc::clone(&plane), port.clone());
+        control.add(ChildSpec::driven::<LanListener>(port.link.name(), lent));
+    }
+    control.add(ChildSpec::driven::<LanDialler>("lan-dial", Arc::clone(&plane)));
+    plane
+}
+
 /// A node that runs. Dropping it does not stop it cleanly: use [`stop`](Self::stop).
 pub struct RunningNode {
     spec: NodeSpec,
@@ -283,6 +321,9 @@ impl RunningNode {
         }
         for peer in self.built.exit.iter().flat_map(|exit| exit.peers()) {
             peer.held.remove_all(CloseCode::Done);
+        }
+        if let Some(lan) = &self.built.lan {
+            lan.close();
         }
         for link in &self.built.links {
             link.close();
@@ -317,8 +358,14 @@ impl RunningNode {
             links: self.built.links.iter().map(|link| link.status()).collect(),
             peers,
             sessions,
+            lan: self.built.lan.as_deref().map(LanStatus::of),
             tun: self.resources.tun.status(),
         }
+    }
+
+    /// The members on the LAN; `None` when this node takes no part in one.
+    pub fn lan_peers(&self) -> Option<&Arc<LanPeers>> {
+        self.built.lan.as_ref().map(|lan| lan.peers())
     }
 
     /// Resolves when the node cannot go on: its root has ended without being asked to.

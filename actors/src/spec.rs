@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use mwb_proto::bond::{ReceiverConfig, SenderConfig};
+use mwb_proto::control::UplinkKind;
 
 use crate::identity::{Identity, NodeId};
 use crate::membership::Membership;
@@ -35,6 +36,8 @@ pub struct NodeSpec {
     /// The mesh, if the node belongs to one: its members are let in, its exits are used unless `peers`
     /// names one.
     pub membership: Option<Arc<Membership>>,
+    /// Present when this node meets others on a LAN.
+    pub lan: Option<LanSpec>,
     /// The TUN device.
     pub tun: TunSpec,
     /// Settings of the bond.
@@ -62,6 +65,29 @@ pub struct UplinkSpec {
     pub weight: u32,
     /// Firewall mark of its datagrams.
     pub fwmark: Option<u32>,
+    /// What it is, for people.
+    pub kind: UplinkKind,
+    /// Whether its volume is paid for.
+    pub metered: bool,
+    /// Whether others on the LAN may lease it.
+    pub lend: bool,
+}
+
+/// How this node meets others on a LAN.
+#[derive(Clone, Debug)]
+pub struct LanSpec {
+    /// Devices of the LAN.
+    pub interfaces: Vec<String>,
+    /// UDP port on each of them.
+    pub port: u16,
+    /// Firewall mark of what is sent there.
+    pub fwmark: Option<u32>,
+    /// Whether this node lends uplinks at all; [`UplinkSpec::lend`] tells which.
+    pub lend: bool,
+    /// Bytes that each peer may send and receive over our uplinks in a day; no bound when unset.
+    pub lend_budget: Option<u64>,
+    /// Whether members are looked for by mDNS.
+    pub mdns: bool,
 }
 
 /// One peer.
@@ -73,6 +99,8 @@ pub struct PeerSpec {
     pub node_id: NodeId,
     /// Where it can be reached.
     pub addresses: Vec<SocketAddr>,
+    /// Where it can be reached on the LAN.
+    pub lan: Vec<SocketAddr>,
     /// Whether it is an exit that we use.
     pub is_exit: bool,
 }
@@ -149,6 +177,17 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The port of a LAN interface cannot be bound.
+    #[error("cannot use UDP port {port} on {interface}: {source}")]
+    LanPort {
+        /// The interface.
+        interface: String,
+        /// The port.
+        port: u16,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The key cannot be used for TLS.
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
@@ -163,10 +202,12 @@ impl NodeSpec {
         self.peers.iter().filter(|peer| peer.is_exit)
     }
 
-    /// Whether this node is an edge: it has uplinks and exits to use over them, or a mesh that may have
-    /// one.
+    /// Whether this node is an edge: it has uplinks, its own or those of others on the LAN, and exits to
+    /// use over them, or a mesh that may have one.
     pub fn is_edge(&self) -> bool {
-        !self.uplinks.is_empty() && (self.exits().next().is_some() || self.membership.is_some())
+        let borrows = self.lan.is_some() && self.exit.is_none();
+        let has_ways = !self.uplinks.is_empty() || borrows;
+        has_ways && (self.exits().next().is_some() || self.membership.is_some())
     }
 
     /// Checks what the types do not guarantee.
@@ -182,6 +223,9 @@ impl NodeSpec {
             }
             check_name(&uplink.name, &mut names)?;
         }
+        for interface in self.lan.iter().flat_map(|lan| &lan.interfaces) {
+            check_name(&lan_link_name(interface), &mut names)?;
+        }
         let mut names = BTreeSet::new();
         for peer in &self.peers {
             check_name(&peer.name, &mut names)?;
@@ -195,6 +239,11 @@ impl NodeSpec {
         }
         Ok(())
     }
+}
+
+/// Name of the link on a LAN's device.
+pub(crate) fn lan_link_name(interface: &str) -> String {
+    format!("lan-{interface}")
 }
 
 fn check_name(name: &str, seen: &mut BTreeSet<String>) -> Result<(), StartError> {

@@ -1,5 +1,6 @@
 //! What a node says about itself.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use mwb_proto::bond::{ReceiverSnapshot, SenderSnapshot};
@@ -9,6 +10,7 @@ use serde::Serialize;
 use crate::channel::QueueStats;
 use crate::clock;
 use crate::identity::NodeId;
+use crate::lan::plane::LanPlane;
 use crate::registry::ActorStatus;
 use crate::session::{InnerAddresses, Role, Session};
 use crate::tun::TunStatus;
@@ -29,8 +31,81 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
     /// Sessions.
     pub sessions: Vec<SessionStatus>,
+    /// The LAN, when this node takes part in one.
+    pub lan: Option<LanStatus>,
     /// The TUN device.
     pub tun: TunStatus,
+}
+
+/// The LAN as this node sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LanStatus {
+    /// Our ports; their counters are among the links.
+    pub ports: Vec<LanPortStatus>,
+    /// All members that have been seen since the node began.
+    pub peers: Vec<LanPeerStatus>,
+    /// Addresses at which nobody could be talked to, and why.
+    pub problems: BTreeMap<SocketAddr, String>,
+}
+
+/// A LAN port.
+#[derive(Clone, Debug, Serialize)]
+pub struct LanPortStatus {
+    /// The interface.
+    pub interface: String,
+    /// Name of its link.
+    pub link: String,
+    /// Address of its socket; `None` while there is none.
+    pub local: Option<SocketAddr>,
+}
+
+/// A member on the LAN.
+#[derive(Clone, Debug, Serialize)]
+pub struct LanPeerStatus {
+    /// Its name here.
+    pub name: String,
+    /// Its id.
+    pub node_id: NodeId,
+    /// What it may do, separated by commas.
+    pub roles: String,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Its address on the LAN, while connected.
+    pub address: Option<SocketAddr>,
+    /// The link that the connection uses.
+    pub link: Option<String>,
+    /// Seconds since it connected.
+    pub connected_seconds: Option<f64>,
+    /// Round-trip time of the connection.
+    pub rtt_ms: Option<f64>,
+    /// Messages about leases dropped because nobody took them in time.
+    pub lease_messages_dropped: u64,
+}
+
+impl LanStatus {
+    pub(crate) fn of(lan: &LanPlane) -> Self {
+        let ports = lan.ports().iter().map(|port| LanPortStatus {
+            interface: port.interface.to_string(),
+            link: port.link.name().to_owned(),
+            local: port.link.socket().map(|socket| socket.local_addr()),
+        });
+        let now = clock::now();
+        let peers = lan.peers().all().into_iter().map(|peer| {
+            let connection = peer.connection();
+            LanPeerStatus {
+                name: peer.name().to_owned(),
+                node_id: peer.node(),
+                roles: peer.roles().to_string(),
+                connected: connection.is_some(),
+                address: connection.as_ref().map(|present| present.remote()),
+                link: connection.as_ref().map(|present| present.port.name().to_owned()),
+                connected_seconds: lan.connected_since(&peer).map(|since| (now - since).as_secs_f64()),
+                rtt_ms: connection.as_ref().map(|present| present.connection.rtt().as_secs_f64() * 1e3),
+                lease_messages_dropped: peer.lease_inbox.stats().dropped_full,
+            }
+        });
+        Self { ports: ports.collect(), peers: peers.collect(), problems: lan.problems() }
+    }
 }
 
 /// A peer, an exit for an edge or an edge for an exit.

@@ -66,11 +66,19 @@ pub fn server_config(identity: &Identity, allowed: Allowed) -> Result<QuicServer
 /// # Errors
 /// When the identity cannot sign.
 pub fn client_config(identity: &Identity, peer: NodeId) -> Result<QuicClientConfig, TlsError> {
+    client_config_for(identity, Allowed::Only(peer))
+}
+
+/// The settings for dialling an address of which it is not known, or not for certain, who is there.
+///
+/// # Errors
+/// When the identity cannot sign.
+pub fn client_config_for(identity: &Identity, allowed: Allowed) -> Result<QuicClientConfig, TlsError> {
     let key = certified_key(identity)?;
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier::new(Allowed::Only(peer))))
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(allowed)))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();

@@ -20,6 +20,7 @@ use std::path::Path;
 use config::{Config, Environment, File, FileFormat};
 use mwb_actors::identity::NodeId;
 use mwb_proto::bond::{ReceiverConfig, SenderConfig};
+use mwb_proto::control::UplinkKind;
 
 pub(crate) use check::{Place, host_name};
 pub(crate) use duration::parse as duration;
@@ -40,6 +41,8 @@ pub(crate) struct NodeConfig {
     pub(crate) peers: Vec<Peer>,
     /// Set when this node is an exit.
     pub(crate) exit: Option<Exit>,
+    /// Set when this node meets others on a LAN.
+    pub(crate) lan: Option<Lan>,
     /// What a person may set of the bond's machines.
     pub(crate) bond: Bond,
     /// Tracing directives.
@@ -72,6 +75,10 @@ pub(crate) struct Uplink {
     pub(crate) max_bandwidth: Option<NonZeroU64>,
     /// 1 to 1000.
     pub(crate) weight: u32,
+    /// Whether its volume is paid for.
+    pub(crate) metered: bool,
+    /// Whether others on the LAN may lease it; [`Lan`] may forbid it for all.
+    pub(crate) lend: bool,
 }
 
 /// What kind of line an uplink is.
@@ -92,6 +99,21 @@ pub(crate) enum LinkType {
     Other,
 }
 
+impl LinkType {
+    /// What others on the LAN are told.
+    pub(crate) fn announced(self) -> UplinkKind {
+        match self {
+            Self::Adsl | Self::Vdsl => UplinkKind::Dsl,
+            Self::Fiber => UplinkKind::Fiber,
+            Self::Starlink => UplinkKind::Starlink,
+            Self::Satellite => UplinkKind::Satellite,
+            Self::Lte | Self::FiveG => UplinkKind::Lte,
+            Self::Cable => UplinkKind::Cable,
+            Self::Ethernet | Self::Wifi | Self::Other => UplinkKind::Unknown,
+        }
+    }
+}
+
 /// A node we talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
@@ -101,8 +123,34 @@ pub(crate) struct Peer {
     pub(crate) node_id: NodeId,
     /// Where it can be dialled; not empty for an exit.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Where it can be dialled on the LAN.
+    pub(crate) lan: Vec<SocketAddr>,
     /// Whether it is our way to the internet.
     pub(crate) exit: bool,
+}
+
+/// How we meet others on a LAN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lan {
+    /// At least one, each once.
+    pub(crate) interfaces: Vec<String>,
+    /// Not 0.
+    pub(crate) port: u16,
+    /// Whether uplinks are lent at all.
+    pub(crate) lend: bool,
+    /// Whether metered ones are.
+    pub(crate) lend_metered: bool,
+    /// Bytes for each peer in a day.
+    pub(crate) lend_budget: Option<NonZeroU64>,
+    /// Whether members are looked for by mDNS.
+    pub(crate) mdns: bool,
+}
+
+impl Lan {
+    /// Whether others may lease `uplink`.
+    pub(crate) fn lends(&self, uplink: &Uplink) -> bool {
+        self.lend && uplink.lend && (!uplink.metered || self.lend_metered)
+    }
 }
 
 /// What an exit needs.

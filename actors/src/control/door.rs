@@ -16,6 +16,7 @@ use quinn::Connection;
 
 use super::exit::{Arrival, Exit};
 use super::{CloseCode, ControlStream, JoinError, STEP_TIMEOUT, check_hello};
+use crate::identity::NodeId;
 use crate::membership::{Access, Admitted, join};
 use crate::tls;
 use crate::wan_link::Link;
@@ -24,9 +25,9 @@ use crate::wan_link::Link;
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Who stands at the door.
-enum Guest {
-    /// A node that may stay, with its stream.
-    Peer(Admitted, ControlStream),
+pub(crate) enum Guest {
+    /// A node that may stay, with its greeting and its stream.
+    Peer(Admitted, Hello, ControlStream),
     /// A node that came to join the mesh; it has its answer.
     Joined,
 }
@@ -39,28 +40,35 @@ pub(super) async fn enter(exit: &Arc<Exit>, connection: Connection, link: &Arc<L
         return send_away(&connection, CloseCode::Stranger, "no key").await;
     };
     match first_message(exit.access(), &connection).await {
-        Ok(Guest::Peer(admitted, _)) if !admitted.roles.contains(Roles::EDGE) => {
+        Ok(Guest::Peer(admitted, ..)) if !admitted.roles.contains(Roles::EDGE) => {
             let error = JoinError::Role(Roles::EDGE);
             tracing::info!(%remote, node = %node, name = admitted.name, %error, "a member is sent away");
             send_away(&connection, CloseCode::Stranger, "this member may not use exits").await;
         }
-        Ok(Guest::Peer(admitted, stream)) => {
+        Ok(Guest::Peer(admitted, _, stream)) => {
             exit.connected(node, admitted, Arrival { connection, link: Arc::clone(link), stream });
         }
         Ok(Guest::Joined) => {}
-        Err(error) => {
-            let (code, text) = match &error {
-                JoinError::NotAdmitted(reason) => (CloseCode::Stranger, reason.to_string()),
-                JoinError::Timeout => (CloseCode::Timeout, "no message in time".to_owned()),
-                other => (CloseCode::Protocol, other.to_string()),
-            };
-            tracing::info!(%remote, node = %node, %error, "a stranger is sent away");
-            send_away(&connection, code, &text).await;
-        }
+        Err(error) => refuse(&connection, node, &error).await,
     }
 }
 
-async fn first_message(access: &Access, connection: &Connection) -> Result<Guest, JoinError> {
+/// Sends a stranger away, and tells it why.
+pub(crate) async fn refuse(connection: &Connection, node: NodeId, error: &JoinError) {
+    let (code, text) = match error {
+        JoinError::NotAdmitted(reason) => (CloseCode::Stranger, reason.to_string()),
+        JoinError::Timeout => (CloseCode::Timeout, "no message in time".to_owned()),
+        other => (CloseCode::Protocol, other.to_string()),
+    };
+    tracing::info!(remote = %connection.remote_address(), node = %node, %error, "a stranger is sent away");
+    send_away(connection, code, &text).await;
+}
+
+/// Waits for the first message and judges who sent it; a node that wants to join gets its answer.
+///
+/// # Errors
+/// Why the node at the other end may not stay.
+pub(crate) async fn first_message(access: &Access, connection: &Connection) -> Result<Guest, JoinError> {
     let first = async {
         let mut stream = ControlStream::new(connection.accept_bi().await?);
         let message = stream.next().await?;
@@ -71,7 +79,7 @@ async fn first_message(access: &Access, connection: &Connection) -> Result<Guest
     match message {
         Message::Hello(hello) => {
             let admitted = admit(access, connection, &hello)?;
-            Ok(Guest::Peer(admitted, stream))
+            Ok(Guest::Peer(admitted, hello, stream))
         }
         Message::JoinRequest(request) => {
             join::serve(access.membership(), connection, stream, request).await?;
@@ -82,14 +90,14 @@ async fn first_message(access: &Access, connection: &Connection) -> Result<Guest
 }
 
 /// Judges the greeting of the node at the other end of `connection`, whoever dialled.
-pub(super) fn admit(access: &Access, connection: &Connection, hello: &Hello) -> Result<Admitted, JoinError> {
+pub(crate) fn admit(access: &Access, connection: &Connection, hello: &Hello) -> Result<Admitted, JoinError> {
     let node = tls::peer_of(connection).ok_or(JoinError::Keys)?;
     let admitted = access.admit(node, &hello.record)?;
     check_hello(hello)?;
     Ok(admitted)
 }
 
-async fn send_away(connection: &Connection, code: CloseCode, text: &str) {
+pub(crate) async fn send_away(connection: &Connection, code: CloseCode, text: &str) {
     code.close_saying(connection, text);
     tokio::time::sleep(FAREWELL).await;
 }

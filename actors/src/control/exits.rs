@@ -107,7 +107,7 @@ impl Exits {
     fn spec(&self, exit: MemberRecord) -> PeerSpec {
         let node_id = exit.node();
         let name = self.parts.access.free_name(node_id, exit.name);
-        PeerSpec { name, node_id, addresses: exit.addresses, is_exit: true }
+        PeerSpec { name, node_id, addresses: exit.addresses, lan: Vec::new(), is_exit: true }
     }
 
     fn begin(&self, exit: PeerSpec) -> Result<(), TlsError> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Incoming;
+use quinn::{Connection, Incoming};
 use tokio::task::JoinSet;
 
 use super::door;
@@ -46,51 +46,70 @@ impl Drive for Listener {
 }
 
 async fn run(lent: ListenerLent, pulse: Pulse) -> Result<(), DriverError> {
-    let endpoint = lent.link.endpoint().map_err(DriverError::io("make the QUIC endpoint"))?;
+    let ListenerLent { exit, link } = lent;
+    let port = Arc::clone(&link);
+    let enter = move |connection| {
+        let (exit, link) = (Arc::clone(&exit), Arc::clone(&port));
+        async move { door::enter(&exit, connection, &link).await }
+    };
+    accept(&link, &pulse, enter).await
+}
+
+/// Takes connections of `link` through the handshake and hands them to `enter`, for ever.
+///
+/// # Errors
+/// When the endpoint cannot be made or has stopped.
+pub(crate) async fn accept<F, Fut>(link: &Arc<Link>, pulse: &Pulse, enter: F) -> Result<(), DriverError>
+where
+    F: Fn(Connection) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let endpoint = link.endpoint().map_err(DriverError::io("make the QUIC endpoint"))?;
     let mut handshakes = JoinSet::new();
+    let mut entering = JoinSet::new();
     loop {
         pulse.beat().await?;
         tokio::select! {
             incoming = endpoint.accept() => match incoming {
                 Some(incoming) => {
                     pulse.count_handled(1);
-                    admit(&lent, incoming, &mut handshakes);
+                    let underway = handshakes.len() + entering.len();
+                    if underway >= HANDSHAKES_MAX {
+                        incoming.refuse();
+                    } else if underway >= HANDSHAKES_UNPROVEN_MAX && incoming.may_retry() {
+                        let _ = incoming.retry();
+                    } else {
+                        handshakes.spawn(handshake(incoming));
+                    }
                 }
                 None => {
-                    lent.link.renew_endpoint();
+                    link.renew_endpoint();
                     return Err(DriverError::Failed("the QUIC endpoint has stopped".to_owned()));
                 }
             },
-            Some(_) = handshakes.join_next() => {}
+            Some(made) = handshakes.join_next() => {
+                if let Ok(Some(connection)) = made {
+                    entering.spawn(enter(connection));
+                }
+            }
+            Some(_) = entering.join_next() => {}
             () = pulse.asked() => {}
         }
     }
 }
 
-fn admit(lent: &ListenerLent, incoming: Incoming, handshakes: &mut JoinSet<()>) {
-    if handshakes.len() >= HANDSHAKES_MAX {
-        incoming.refuse();
-        return;
+async fn handshake(incoming: Incoming) -> Option<Connection> {
+    let remote = incoming.remote_address();
+    let connecting = incoming.accept().ok()?;
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => Some(connection),
+        Ok(Err(error)) => {
+            tracing::debug!(%remote, %error, "handshake failed");
+            None
+        }
+        Err(_elapsed) => {
+            tracing::debug!(%remote, "handshake took too long");
+            None
+        }
     }
-    if handshakes.len() >= HANDSHAKES_UNPROVEN_MAX && incoming.may_retry() {
-        let _ = incoming.retry();
-        return;
-    }
-    let lent = lent.clone();
-    handshakes.spawn(async move {
-        let remote = incoming.remote_address();
-        let Ok(connecting) = incoming.accept() else { return };
-        let connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => {
-                tracing::debug!(%remote, %error, "handshake failed");
-                return;
-            }
-            Err(_elapsed) => {
-                tracing::debug!(%remote, "handshake took too long");
-                return;
-            }
-        };
-        door::enter(&lent.exit, connection, &lent.link).await;
-    });
 }

@@ -164,6 +164,7 @@ impl Bed {
             name: name.to_owned(),
             node_id: key.node_id(),
             addresses: vec!["203.0.113.1:4700".parse().expect("address")],
+            lan: Vec::new(),
             is_exit,
         };
         let node = |name: &str, identity: &Arc<Identity>| NodeSpec {
@@ -173,6 +174,7 @@ impl Bed {
             peers: Vec::new(),
             exit: None,
             membership: None,
+            lan: None,
             tun: TunSpec::default(),
             bond: BondSpec::default(),
             runtime_dir: std::env::temp_dir(),
@@ -186,6 +188,9 @@ impl Bed {
             rate_max: None,
             weight: 10,
             fwmark: None,
+            kind: Default::default(),
+            metered: false,
+            lend: false,
         });
         let exit = NodeSpec {
             peers: vec![peer("edge", &edge_key, false)],

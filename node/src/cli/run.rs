@@ -1,5 +1,6 @@
 //! `mwb-node run`: from a configuration to a running node, and back to a clean host.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use mwb_actors::RunningNode;
 use mwb_actors::identity::Identity;
 use mwb_actors::membership::Membership;
 use mwb_actors::membership::store::Store;
-use mwb_actors::spec::{BondSpec, ExitSpec, NodeSpec, PeerSpec, StartError, UplinkSpec};
+use mwb_actors::spec::{BondSpec, ExitSpec, LanSpec, NodeSpec, PeerSpec, StartError, UplinkSpec};
 use mwb_actors::tun::TunSpec;
 use mwb_proto::mesh::Roles;
 use tokio::signal::unix::{SignalKind, signal};
@@ -65,16 +66,16 @@ fn with_role(mut config: NodeConfig, membership: Option<&Membership>) -> Result<
     let exit_record = own.filter(|own| own.roles.contains(Roles::EXIT));
     let has_exit = config.peers.iter().any(|peer| peer.exit);
     match (&config.exit, config.uplinks.is_empty()) {
-        (None, true) => match exit_record {
-            Some(record) => config.exit = Some(config::Exit::at(&record.addresses)),
-            None => {
-                return refused(
-                    "this node has nothing to do: write [[uplinks]] on an edge; make an exit with mwb-node init --exit, \
-                     or write [exit]",
-                );
-            }
-        },
-        (None, false) if !has_exit && membership.is_none() => {
+        (None, true) if exit_record.is_some() => {
+            config.exit = exit_record.map(|record| config::Exit::at(&record.addresses));
+        }
+        (None, true) if config.lan.is_none() => {
+            return refused(
+                "this node has nothing to do: write [[uplinks]] on an edge, or lan.interfaces on one that uses the \
+                 uplinks of others; make an exit with mwb-node init --exit, or write [exit]",
+            );
+        }
+        (None, _) if !has_exit && membership.is_none() => {
             return refused(
                 "this node knows no exit: join a mesh with mwb-node join TOKEN, or mark a peer with exit = true",
             );
@@ -118,6 +119,7 @@ async fn node(
                     "; run as root, load the module (modprobe tun), or stop what uses that name"
                 }
                 StartError::Listen { .. } => "; free the address, or change exit.listen",
+                StartError::LanPort { .. } => "; free the port, or change lan.port",
                 _ => "",
             };
             Failure::new(format!("the node did not start: {error}{hint}"))
@@ -204,17 +206,29 @@ fn spec(
         rate_max: uplink.max_bandwidth.map(|bytes| bytes.get() * 8),
         weight: uplink.weight,
         fwmark: Some(MARK),
+        kind: uplink.kind.announced(),
+        metered: uplink.metered,
+        lend: config.lan.as_ref().is_some_and(|lan| lan.lends(uplink)),
     });
     let peers = config.peers.iter().map(|peer| PeerSpec {
         name: peer.name.clone(),
         node_id: peer.node_id,
         addresses: peer.addresses.clone(),
+        lan: peer.lan.clone(),
         is_exit: peer.exit,
     });
     let exit = config.exit.as_ref().map(|exit| ExitSpec {
         listen: exit.listen.clone(),
         pool_v4: exit.pool,
         allowed: config.peers.iter().map(|peer| peer.node_id).collect(),
+    });
+    let lan = config.lan.as_ref().map(|lan| LanSpec {
+        interfaces: lan.interfaces.clone(),
+        port: lan.port,
+        fwmark: Some(MARK),
+        lend: lan.lend,
+        lend_budget: lan.lend_budget.map(NonZeroU64::get),
+        mdns: lan.mdns,
     });
     NodeSpec {
         name: config.name.clone(),
@@ -223,6 +237,7 @@ fn spec(
         peers: peers.collect(),
         exit,
         membership,
+        lan,
         tun: TunSpec { name: config.tun.name.clone(), mtu: config.tun.mtu },
         bond: BondSpec { sender, receiver: config.bond.receiver.clone() },
         runtime_dir: args.runtime.runtime_dir.clone(),

@@ -11,7 +11,7 @@ use mwb_actors::identity::NodeId;
 use mwb_actors::spec::EXIT_ADDRESSES_MAX;
 use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
 
-use super::{Bond, Exit, Fault, NodeConfig, Peer, Refused, Tun, Uplink, duration, file};
+use super::{Bond, Exit, Fault, Lan, NodeConfig, Peer, Refused, Tun, Uplink, duration, file};
 
 /// Highest uplink id: a report names at most 32 paths, and 0 stays free.
 const UPLINK_ID_MAX: u64 = 31;
@@ -154,15 +154,16 @@ pub(super) fn check(file: file::File, place: &Place<'_>) -> Result<NodeConfig, R
     let uplinks = uplinks(file.uplinks, &tun, &mut faults);
     let peers = peers(file.peers, &mut faults);
     let exit = file.exit.map(|exit| self::exit(&exit, &mut faults));
+    let lan = lan(file.lan, &tun, &mut faults);
     let mode = mode(&file.routing, &mut faults);
     let bond = bond(&file.bond, mode, &mut faults);
-    roles(&uplinks, &peers, exit.is_some(), &mut faults);
+    roles(&uplinks, &peers, exit.is_some(), lan.is_some(), &mut faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&file.log.level) {
         let fix = "write error, warn, info, debug or trace, or directives such as \"info,mwb_actors=debug\"";
         faults.add("log.level", format!("{:?} is no filter: {error}", file.log.level), fix);
     }
     if faults.found.is_empty() {
-        Ok(NodeConfig { name, tun, uplinks, peers, exit, bond, log: file.log.level })
+        Ok(NodeConfig { name, tun, uplinks, peers, exit, lan, bond, log: file.log.level })
     } else {
         Err(Refused(faults.found))
     }
@@ -225,6 +226,8 @@ fn uplinks(written: Vec<file::Uplink>, tun: &Tun, faults: &mut Faults<'_>) -> Ve
             kind: uplink.kind,
             max_bandwidth,
             weight,
+            metered: uplink.metered,
+            lend: uplink.lend,
         });
     }
     uplinks
@@ -253,9 +256,43 @@ fn peers(written: Vec<file::Peer>, faults: &mut Faults<'_>) -> Vec<Peer> {
             let fix = format!("keep the {EXIT_ADDRESSES_MAX} best");
             faults.add(key("addresses"), format!("{} are too many", peer.addresses.len()), fix);
         }
-        peers.push(Peer { name, node_id, addresses, exit: peer.exit });
+        let lan = faults.sockets(&key("lan"), &peer.lan);
+        peers.push(Peer { name, node_id, addresses, lan, exit: peer.exit });
     }
     peers
+}
+
+/// The LAN plane, off without an interface.
+fn lan(written: file::Lan, tun: &Tun, faults: &mut Faults<'_>) -> Option<Lan> {
+    let mut seen = BTreeMap::new();
+    let mut interfaces = Vec::new();
+    for (index, interface) in written.interfaces.into_iter().enumerate() {
+        let key = format!("lan.interfaces[{index}]");
+        let interface = faults.interface(&key, interface);
+        if interface == tun.name {
+            faults.add(&key, "is the tunnel's own interface", "name the interface that leads to the LAN");
+        }
+        faults.unique(&mut seen, key, &interface, "list each interface once");
+        interfaces.push(interface);
+    }
+    let port = faults.range("lan.port", written.port, 1, u64::from(u16::MAX));
+    let lend_budget = written.lend_budget.and_then(|bytes| {
+        let budget = NonZeroU64::new(bytes);
+        if budget.is_none() {
+            let fix = "write bytes per day and peer (10000000000 is 10 GB), remove the key for no bound, or write \
+                       lend = false";
+            faults.add("lan.lend_budget", "0 lends nothing", fix);
+        }
+        budget
+    });
+    (!interfaces.is_empty()).then(|| Lan {
+        interfaces,
+        port: u16::try_from(port).unwrap_or(u16::MAX),
+        lend: written.lend,
+        lend_metered: written.lend_metered,
+        lend_budget,
+        mdns: written.mdns,
+    })
 }
 
 fn exit(written: &file::Exit, faults: &mut Faults<'_>) -> Exit {
@@ -327,7 +364,7 @@ fn bond(written: &file::Bond, mode: RoutingMode, faults: &mut Faults<'_>) -> Bon
 
 /// A node has one role. Whether it has all that its role needs shows when it runs: it may be a member
 /// of a mesh.
-fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, faults: &mut Faults<'_>) {
+fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut Faults<'_>) {
     let exits = peers.iter().filter(|peer| peer.exit).count();
     match (exit, exits) {
         (true, 0) => {
@@ -346,8 +383,9 @@ fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, faults: &mut Faults<'_>
         // The mesh may have one.
         (false, 0) => {}
         (false, 1) => {
-            if uplinks.is_empty() {
-                let fix = "write at least one [[uplinks]] block with its interface";
+            if uplinks.is_empty() && !lan {
+                let fix = "write at least one [[uplinks]] block with its interface, or lan.interfaces to use those \
+                           of others";
                 faults.add("uplinks", "no uplink is enabled", fix);
             }
         }

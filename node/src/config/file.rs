@@ -16,6 +16,7 @@ pub(super) struct File {
     pub(super) uplinks: Vec<Uplink>,
     pub(super) peers: Vec<Peer>,
     pub(super) exit: Option<Exit>,
+    pub(super) lan: Lan,
     pub(super) routing: Routing,
     pub(super) bond: Bond,
     pub(super) log: Log,
@@ -51,6 +52,8 @@ pub(super) struct Uplink {
     pub(super) kind: LinkType,
     pub(super) max_bandwidth: Option<u64>,
     pub(super) weight: u64,
+    pub(super) metered: bool,
+    pub(super) lend: bool,
     pub(super) enabled: bool,
 }
 
@@ -64,6 +67,8 @@ impl Default for Uplink {
             kind: LinkType::Other,
             max_bandwidth: None,
             weight: 10,
+            metered: false,
+            lend: true,
             enabled: true,
         }
     }
@@ -75,7 +80,32 @@ pub(super) struct Peer {
     pub(super) name: Option<String>,
     pub(super) node_id: String,
     pub(super) addresses: Vec<String>,
+    pub(super) lan: Vec<String>,
     pub(super) exit: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Lan {
+    pub(super) interfaces: Vec<String>,
+    pub(super) port: u64,
+    pub(super) lend: bool,
+    pub(super) lend_metered: bool,
+    pub(super) lend_budget: Option<u64>,
+    pub(super) mdns: bool,
+}
+
+impl Default for Lan {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            port: 9100,
+            lend: true,
+            lend_metered: false,
+            lend_budget: None,
+            mdns: true,
+        }
+    }
 }
 
 #[derive(Deserialize)]

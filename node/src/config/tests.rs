@@ -81,6 +81,8 @@ fn defaults_fill_an_edge() {
             kind: LinkType::Other,
             max_bandwidth: None,
             weight: 10,
+            metered: false,
+            lend: true,
         }]
     );
     assert!(config.exit.is_none());
