@@ -4,6 +4,7 @@
 //! the node runs are followed: an exit that joins later is used as soon as its record arrives.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -75,6 +76,11 @@ impl Exits {
     /// The exits in use.
     pub fn all(&self) -> Vec<Arc<ExitPeer>> {
         self.in_use.lock().iter().map(|(_, peer)| Arc::clone(peer)).collect()
+    }
+
+    /// The exits in use with their addresses, in the order of their numbers.
+    pub(crate) fn in_use(&self) -> Vec<(Vec<SocketAddr>, Arc<ExitPeer>)> {
+        self.in_use.lock().iter().map(|(spec, peer)| (spec.addresses.clone(), Arc::clone(peer))).collect()
     }
 
     /// Uses the exit that the mesh has now. One that was in use stays so while it is an exit of the mesh

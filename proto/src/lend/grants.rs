@@ -40,8 +40,11 @@ const PROBE: f64 = 1.02;
 const PROBE_MAX: f64 = 1.9;
 /// Change of the estimate per window while the borrowers use less than they were granted.
 const DECAY: f64 = 0.97;
-/// The share of what was granted that counts as all of it.
-const FILLED: f64 = 0.8;
+/// The share of what was granted that counts as all of it: with less the uplink itself is full, and its
+/// owner loses as much.
+const FILLED: f64 = 0.92;
+/// A share of what was granted that says that there is no more.
+const UNFILLED: f64 = 0.85;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
@@ -140,7 +143,8 @@ impl Grants {
                 let probed = (self.estimate * PROBE).min(PROBE_MAX * peak);
                 self.estimate.max(probed).max(peak)
             }
-            Phase::Shared { .. } => (self.estimate * DECAY).max(peak),
+            Phase::Shared { limit, .. } if relayed < UNFILLED * limit => (self.estimate * DECAY).max(peak),
+            Phase::Shared { .. } => self.estimate.max(peak),
         };
     }
 }
