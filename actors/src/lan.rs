@@ -2,12 +2,15 @@
 //!
 //! [`LanPeers`] is the state, shared by all actors and outliving them. A connection belongs to one
 //! [`LanPeer`]; of two connections with one node the newer wins. Messages about leases are not this
-//! module's business: they are queued for the actor that lends and borrows.
+//! module's business: they are queued for the actor that lends and borrows. [`LanHints`] are addresses
+//! at which members may be.
 //!
 //! Who fills it: a [`port`] per LAN interface, on which a [`listen`]er accepts members and which the
-//! [`dial`]ler uses to reach them; a [`talk`] per peer; and what these share, the [`plane`].
+//! [`dial`]ler uses to reach them; a [`talk`] per peer; what we [`announce`]; and what these share, the [`plane`].
 
+pub mod announce;
 pub mod dial;
+mod hints;
 pub mod listen;
 pub mod plane;
 pub mod port;
@@ -25,6 +28,7 @@ use parking_lot::Mutex;
 use quinn::Connection;
 use tokio::sync::watch;
 
+pub use self::hints::{HINTS_MAX, HINTS_PER_TAG_MAX, LanHint, LanHints};
 use crate::channel::BatchQueue;
 use crate::identity::NodeId;
 use crate::wan_link::Link;
@@ -115,6 +119,8 @@ pub struct LanPeers {
     changes: watch::Sender<u64>,
     /// Rings when a message about a lease was queued.
     lease_bell: Arc<tokio::sync::Notify>,
+    /// What we have announced last.
+    own_uplinks: Mutex<Arc<Vec<UplinkInfo>>>,
 }
 
 impl Default for LanPeers {
@@ -124,6 +130,7 @@ impl Default for LanPeers {
             generations: AtomicU64::new(0),
             changes: watch::Sender::new(0),
             lease_bell: Arc::default(),
+            own_uplinks: Mutex::default(),
         }
     }
 }
@@ -142,6 +149,21 @@ impl LanPeers {
     /// Follows connections and announcements.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Our own uplinks as we have announced them last; empty before that.
+    pub fn own_uplinks(&self) -> Arc<Vec<UplinkInfo>> {
+        Arc::clone(&self.own_uplinks.lock())
+    }
+
+    /// Notes what we announce. Whoever follows [`changes`](Self::changes) is told of other changes than
+    /// those of measurements.
+    pub fn set_own_uplinks(&self, uplinks: Vec<UplinkInfo>) {
+        let uplinks = Arc::new(uplinks);
+        let before = std::mem::replace(&mut *self.own_uplinks.lock(), Arc::clone(&uplinks));
+        if !before.iter().map(announce::settled).eq(uplinks.iter().map(announce::settled)) {
+            self.changed();
+        }
     }
 
     /// Rings when any peer's [`LanPeer::lease_inbox`] has something.

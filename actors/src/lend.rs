@@ -10,7 +10,7 @@ pub mod lender;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mwb_proto::control::{Gateway, Message};
+use mwb_proto::control::Message;
 use serde::Serialize;
 
 use crate::channel::BatchQueue;
@@ -25,28 +25,12 @@ use crate::wan_link::Link;
 /// Messages about leases that may wait for either actor.
 const MAIL_MAX: usize = 256;
 
-/// One of our uplinks.
-#[derive(Clone, Debug)]
-pub struct OwnUplink {
-    /// Its number.
-    pub id: u8,
-    /// Whether others may lease it.
-    pub lend: bool,
-    /// Its link.
-    pub link: Arc<Link>,
-}
-
-/// Gives the router behind the uplink of this number, where that is known.
-pub type GatewayOf = Arc<dyn Fn(u8) -> Option<Gateway> + Send + Sync>;
-
 /// What lending and borrowing are made from.
 pub struct LendingParts {
     /// The members on the LAN.
     pub peers: Arc<LanPeers>,
-    /// Our uplinks.
-    pub uplinks: Vec<OwnUplink>,
-    /// The routers behind them.
-    pub gateway_of: GatewayOf,
+    /// Numbers of our uplinks and their links.
+    pub uplinks: Vec<(u8, Arc<Link>)>,
     /// The exits that the configuration names, with their addresses.
     pub named_exits: Vec<(NodeId, Vec<SocketAddr>)>,
     /// The mesh, whose exits are known as well.
@@ -112,9 +96,9 @@ impl Lending {
             })
     }
 
-    /// The routers behind our uplinks.
-    fn own_gateways(&self) -> Vec<Gateway> {
-        self.parts.uplinks.iter().filter_map(|uplink| (self.parts.gateway_of)(uplink.id)).collect()
+    /// The link of an uplink of ours.
+    fn link(&self, uplink: u8) -> Option<&Arc<Link>> {
+        self.parts.uplinks.iter().find(|(id, _)| *id == uplink).map(|(_, link)| link)
     }
 
     /// What is lent and borrowed now.

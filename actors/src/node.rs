@@ -19,13 +19,14 @@ use crate::control::listen::{Listener, ListenerLent};
 use crate::control::{CloseCode, transport};
 use crate::host::{Host, HostLent};
 use crate::lan::LanPeers;
+use crate::lan::announce::{Announce, AnnounceLent};
 use crate::lan::dial::LanDialler;
 use crate::lan::listen::LanListener;
 use crate::lan::plane::{LanParts, LanPlane};
 use crate::lan::port::LanPort;
 use crate::lend::borrow::Borrow;
 use crate::lend::lender::Lend;
-use crate::lend::{Lending, LendingParts, OwnUplink};
+use crate::lend::{Lending, LendingParts};
 use crate::membership::Access;
 use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
@@ -197,6 +198,17 @@ impl Built {
             control_plan.add(ChildSpec::driven::<Lend>("lend", Arc::clone(&lending)));
             control_plan.add(ChildSpec::driven::<Borrow>("borrow", Arc::clone(&lending)));
             built.root.add(ChildSpec::supervisor("relays", relays_plan, policy));
+            let own = spec.uplinks.iter().filter_map(|uplink| {
+                let link = built.links.iter().find(|link| link.name() == uplink.name)?;
+                Some((uplink.clone(), Arc::clone(link)))
+            });
+            let lent = AnnounceLent {
+                peers: Arc::clone(plane.peers()),
+                uplinks: own.collect(),
+                exits: built.exits.clone(),
+                platform: Arc::clone(&platform),
+            };
+            control_plan.add(ChildSpec::driven::<Announce>("announce", lent));
             (built.lan, built.lending) = (Some(plane), Some(lending));
         }
         if let Some(membership) = &spec.membership {
@@ -232,14 +244,10 @@ impl Built {
         relays: &Arc<Plan>,
     ) -> Arc<Lending> {
         let link = |name: &str| self.links.iter().find(|link| link.name() == name).cloned();
-        let uplinks = spec.uplinks.iter().filter_map(|uplink| {
-            let lend = lan.lend && uplink.lend;
-            Some(OwnUplink { id: uplink.id, lend, link: link(&uplink.name)? })
-        });
+        let uplinks = spec.uplinks.iter().filter_map(|uplink| Some((uplink.id, link(&uplink.name)?)));
         Lending::new(LendingParts {
             peers: Arc::clone(plane.peers()),
             uplinks: uplinks.collect(),
-            gateway_of: Arc::new(|_uplink| None),
             named_exits: spec.exits().map(|exit| (exit.node_id, exit.addresses.clone())).collect(),
             membership: spec.membership.clone(),
             exits: self.exits.clone(),
@@ -317,6 +325,7 @@ fn lan_plane(
         identity: Arc::clone(&spec.identity),
         access,
         known: known.collect(),
+        hints: Arc::default(),
         ports,
         control: Arc::clone(control),
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use mwb_proto::bond::{ReceiverConfig, SenderConfig};
-use mwb_proto::control::UplinkKind;
+use mwb_proto::control::{Gateway, UplinkKind};
 
 use crate::identity::{Identity, NodeId};
 use crate::membership::Membership;
@@ -134,6 +134,12 @@ pub trait Platform: Send + Sync + 'static {
     fn session_down(&self, tun: &str) -> BoxFuture<'_, ()>;
     /// Exit: gives the TUN device the gateway's address, and forwards and masquerades for the pool.
     fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> BoxFuture<'_, Result<(), String>>;
+    /// The router behind `interface`, if it has one whose hardware address can be found. Two hosts that
+    /// name the same one share an uplink. A platform that cannot tell has none.
+    fn gateway(&self, interface: &str) -> BoxFuture<'_, Option<Gateway>> {
+        let _ = interface;
+        Box::pin(async { None })
+    }
 }
 
 /// Why a node cannot start with this specification.

@@ -7,6 +7,7 @@
 pub mod bond;
 pub mod buf;
 pub mod control;
+pub mod discovery;
 pub mod health;
 pub mod lend;
 pub mod mesh;

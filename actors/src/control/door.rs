@@ -27,7 +27,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Who stands at the door.
 pub(crate) enum Guest {
     /// A node that may stay, with its greeting and its stream.
-    Peer(Admitted, Hello, ControlStream),
+    Peer(Admitted, Box<Hello>, ControlStream),
     /// A node that came to join the mesh; it has its answer.
     Joined,
 }
@@ -79,7 +79,7 @@ pub(crate) async fn first_message(access: &Access, connection: &Connection) -> R
     match message {
         Message::Hello(hello) => {
             let admitted = admit(access, connection, &hello)?;
-            Ok(Guest::Peer(admitted, hello, stream))
+            Ok(Guest::Peer(admitted, Box::new(hello), stream))
         }
         Message::JoinRequest(request) => {
             join::serve(access.membership(), connection, stream, request).await?;

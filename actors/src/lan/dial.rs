@@ -1,11 +1,16 @@
 //! `LanDiallerActor`: dials the addresses at which members on the LAN may be, until they are connected.
+//!
+//! Addresses come from the configuration and from hints. Neither is believed: only networks of our LAN
+//! interfaces are dialled, at a bounded rate, and what answers must prove to be the node that is
+//! expected there, or any that may be let in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mwb_proto::control::Message;
+use mwb_proto::discovery::{Tag, node_tag};
 use mwb_proto::time::Time;
 use rand::Rng;
 use tokio::task::JoinSet;
@@ -58,10 +63,20 @@ impl Drive for LanDialler {
     }
 }
 
-/// An address with what is known of it.
-struct Candidate {
+/// An address that is to be dialled.
+#[derive(Clone)]
+struct Wanted {
+    /// Stands for the node that is said to be there: it is dialled at one address at a time.
+    tag: Tag,
     /// Who must be there; anybody who is admitted when unset.
     expected: Option<NodeId>,
+    /// The only interface to dial by; any when unset.
+    interface: Option<Arc<str>>,
+}
+
+/// An address with what is known of it.
+struct Candidate {
+    wanted: Wanted,
     /// Who was there last.
     found: Option<NodeId>,
     connected: bool,
@@ -73,10 +88,10 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(expected: Option<NodeId>, me: NodeId, now: Time) -> Self {
-        let due = now + head_start(expected, me);
+    fn new(wanted: Wanted, me: NodeId, now: Time) -> Self {
+        let due = now + head_start(wanted.expected, me);
         let backoff = Backoff::new(REDIAL);
-        Self { expected, found: None, connected: false, dialling: false, due, backoff, problem: None }
+        Self { wanted, found: None, connected: false, dialling: false, due, backoff, problem: None }
     }
 }
 
@@ -121,23 +136,29 @@ async fn run(plane: Arc<LanPlane>, pulse: Pulse) -> Result<(), DriverError> {
     let mut allowance = Allowance::full(clock::now());
     let mut networks = Networks::default();
     let mut looked: Option<Time> = None;
-    let mut peers = plane.peers().changes();
+    let (mut peers, mut hints) = (plane.peers().changes(), plane.hints().changes());
+    let mut addresses = BTreeMap::new();
     loop {
         pulse.beat().await?;
         peers.mark_unchanged();
         let now = clock::now();
-        if looked.is_none_or(|looked| now - looked >= LOOK_EVERY) {
+        // A closed channel never tells of a change; the plane holds its sender.
+        if hints.has_changed().unwrap_or(false) || looked.is_none_or(|looked| now - looked >= LOOK_EVERY) {
             looked = Some(now);
+            hints.mark_unchanged();
+            addresses = wanted(&plane);
+            tell_problems(&plane, &book);
             match Networks::read() {
                 Ok(read) => networks = read,
                 Err(error) => tracing::debug!(%error, "the addresses of this host cannot be read"),
             }
         }
-        refresh(&plane, &mut book, now);
+        refresh(&plane, &addresses, &mut book, now);
         let next = begin(&plane, &networks, &mut book, &mut dials, &mut allowance, now);
         let wait = next.map_or(LOOK_EVERY, |next| (next - now).min(LOOK_EVERY));
         tokio::select! {
             _ = peers.changed() => {}
+            _ = hints.changed() => hints.mark_changed(),
             Some(dialled) = dials.join_next() => {
                 pulse.count_handled(1);
                 if let Ok(dialled) = dialled {
@@ -150,14 +171,40 @@ async fn run(plane: Arc<LanPlane>, pulse: Pulse) -> Result<(), DriverError> {
     }
 }
 
-/// Brings the addresses in the book up to date, and whether they are connected.
-fn refresh(plane: &LanPlane, book: &mut BTreeMap<SocketAddr, Candidate>, now: Time) {
+/// All addresses to dial: those of the configuration, and hints.
+fn wanted(plane: &LanPlane) -> BTreeMap<SocketAddr, Wanted> {
     let me = plane.me();
-    let wanted: BTreeMap<_, _> =
-        plane.parts.known.iter().map(|(node, address)| (canonical(*address), Some(*node))).collect();
-    book.retain(|address, candidate| wanted.contains_key(address) || candidate.dialling);
-    for (address, expected) in wanted.iter().filter(|(_, node)| **node != Some(me)) {
-        book.entry(*address).or_insert_with(|| Candidate::new(*expected, me, now));
+    let hints = plane.hints().all();
+    let mut known: BTreeMap<Tag, NodeId> = BTreeMap::new();
+    if !hints.is_empty() {
+        let members = plane.parts.access.membership().map(|membership| membership.records());
+        let members = members.iter().flatten().map(|record| record.node());
+        let nodes = members.chain(plane.parts.known.iter().map(|(node, _)| *node));
+        known.extend(nodes.map(|node| (node_tag(node), node)));
+    }
+    let hinted = hints.into_iter().map(|hint| {
+        let expected = known.get(&hint.tag).copied();
+        (canonical(hint.address), Wanted { tag: hint.tag, expected, interface: Some(hint.port) })
+    });
+    let configured = plane.parts.known.iter().map(|(node, address)| {
+        (canonical(*address), Wanted { tag: node_tag(*node), expected: Some(*node), interface: None })
+    });
+    // What the configuration says of an address counts.
+    hinted.chain(configured).filter(|(_, wanted)| wanted.tag != node_tag(me)).collect()
+}
+
+/// Brings the addresses in the book up to date, and whether they are connected.
+fn refresh(
+    plane: &LanPlane,
+    addresses: &BTreeMap<SocketAddr, Wanted>,
+    book: &mut BTreeMap<SocketAddr, Candidate>,
+    now: Time,
+) {
+    let me = plane.me();
+    book.retain(|address, candidate| addresses.contains_key(address) || candidate.dialling);
+    for (address, wanted) in addresses {
+        let candidate = book.entry(*address).or_insert_with(|| Candidate::new(wanted.clone(), me, now));
+        candidate.wanted = wanted.clone();
     }
     let connected = plane.peers().all().into_iter().filter_map(|peer| {
         let connection = peer.connection()?;
@@ -165,7 +212,7 @@ fn refresh(plane: &LanPlane, book: &mut BTreeMap<SocketAddr, Candidate>, now: Ti
     });
     let connected: Vec<_> = connected.collect();
     for (address, candidate) in book {
-        let node = candidate.expected.or(candidate.found);
+        let node = candidate.wanted.expected.or(candidate.found);
         let is_connected = connected.iter().any(|(other, remote)| Some(*other) == node || remote == address);
         if candidate.connected && !is_connected {
             candidate.due = now + head_start(node, me);
@@ -187,6 +234,8 @@ fn begin(
     allowance: &mut Allowance,
     now: Time,
 ) -> Option<Time> {
+    let mut busy: BTreeSet<Tag> =
+        book.values().filter(|candidate| candidate.dialling).map(|candidate| candidate.wanted.tag).collect();
     let mut open: Vec<_> =
         book.iter_mut().filter(|(_, candidate)| !candidate.connected && !candidate.dialling).collect();
     open.sort_by_key(|(_, candidate)| candidate.due);
@@ -195,8 +244,15 @@ fn begin(
         if candidate.due > now {
             return next.or(Some(candidate.due));
         }
+        let wanted = &candidate.wanted;
+        if busy.contains(&wanted.tag) {
+            // The end of that dial wakes us.
+            continue;
+        }
         let port = plane.ports().iter().find(|port| {
-            networks.reaches(&port.interface, address.ip()) && (address.is_ipv4() || port.link.is_dual())
+            wanted.interface.as_ref().is_none_or(|interface| *interface == port.interface)
+                && networks.reaches(&port.interface, address.ip())
+                && (address.is_ipv4() || port.link.is_dual())
         });
         let Some(port) = port else {
             candidate.problem = Some("in no network of this host's LAN interfaces".to_owned());
@@ -209,7 +265,8 @@ fn begin(
         }
         candidate.dialling = true;
         let (plane, port, address) = (Arc::clone(plane), port.clone(), *address);
-        let expected = candidate.expected;
+        busy.insert(wanted.tag);
+        let expected = wanted.expected;
         dials.spawn(async move {
             let mut found = None;
             let result = dial(&plane, &port, address, expected, &mut found).await;
@@ -242,6 +299,10 @@ fn end(plane: &LanPlane, book: &mut BTreeMap<SocketAddr, Candidate>, (address, f
             }
         }
     }
+    tell_problems(plane, book);
+}
+
+fn tell_problems(plane: &LanPlane, book: &BTreeMap<SocketAddr, Candidate>) {
     let problems =
         book.iter().filter_map(|(address, candidate)| Some((*address, candidate.problem.clone()?)));
     plane.note_problems(problems.collect());

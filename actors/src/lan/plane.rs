@@ -13,7 +13,7 @@ use quinn::Connection;
 
 use super::port::LanPort;
 use super::talk::{LanStream, LanTalk, LanTalker};
-use super::{LanPeer, LanPeers};
+use super::{LanHints, LanPeer, LanPeers};
 use crate::clock;
 use crate::control::{CloseCode, ControlStream, JoinError, lan_transport};
 use crate::identity::{Identity, NodeId};
@@ -40,6 +40,8 @@ pub struct LanParts {
     pub access: Arc<Access>,
     /// Addresses of peers from the configuration.
     pub known: Vec<(NodeId, SocketAddr)>,
+    /// Addresses at which members may be.
+    pub hints: Arc<LanHints>,
     /// Our ports.
     pub ports: Vec<LanPort>,
     /// Plan of the control supervisor, for the actor of each peer.
@@ -101,6 +103,11 @@ impl LanPlane {
     /// The members on the LAN.
     pub fn peers(&self) -> &Arc<LanPeers> {
         &self.peers
+    }
+
+    /// Addresses at which members may be, for the dialler.
+    pub fn hints(&self) -> &Arc<LanHints> {
+        &self.parts.hints
     }
 
     /// Our ports.

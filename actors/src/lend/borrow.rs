@@ -149,8 +149,13 @@ impl Lending {
     /// What may be leased now, by what the others announce: never an uplink behind a router that is behind
     /// one of ours, and one only of several behind the same router.
     fn wants(&self, exits: &[ExitInUse]) -> BTreeSet<Want> {
-        let mut routers = self.own_gateways();
         let mut wants = BTreeSet::new();
+        let own = self.parts.peers.own_uplinks();
+        if own.is_empty() && !self.parts.uplinks.is_empty() {
+            // Which routers are behind ours is not known yet.
+            return wants;
+        }
+        let mut routers: Vec<_> = own.iter().filter_map(|uplink| uplink.gateway).collect();
         let mut uplinks = 0;
         for peer in self.parts.peers.all() {
             for uplink in peer.uplinks().iter().filter(|uplink| uplink.lend && uplink.up) {

@@ -13,14 +13,14 @@ use mwb_proto::lend::{
 use mwb_proto::time::Time;
 use tokio::time::MissedTickBehavior;
 
-use super::{Lending, LendingParts, LentStatus, OwnUplink, limit};
+use super::{Lending, LendingParts, LentStatus, limit};
 use crate::clock;
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::identity::NodeId;
 use crate::lan::LanPeer;
 use crate::relay::{OUTER_HEADERS, Relay, Relaying};
 use crate::supervisor::ChildSpec;
-use crate::wan_link::{SocketSpec, unspecified};
+use crate::wan_link::{Link, SocketSpec, unspecified};
 
 /// Marker of [`LendActor`].
 #[derive(Debug)]
@@ -75,16 +75,13 @@ pub(super) struct LenderState {
 impl LenderState {
     pub(super) fn new(parts: &LendingParts) -> Self {
         let config = LenderConfig { budget: parts.budget, ..LenderConfig::default() };
-        let meters = parts.uplinks.iter().map(|uplink| (uplink.id, Meter::default())).collect();
+        let meters = parts.uplinks.iter().map(|(id, _)| (*id, Meter::default())).collect();
         Self { machine: Lender::new(config), lent: BTreeMap::new(), meters, relays: 0 }
     }
 
     pub(super) fn status(&self, lending: &Lending) -> Vec<LentStatus> {
         let now = clock::now();
-        let name = |id: u8| {
-            let uplink = lending.parts.uplinks.iter().find(|uplink| uplink.id == id);
-            uplink.map(|uplink| uplink.link.name().to_owned()).unwrap_or_default()
-        };
+        let name = |id: u8| lending.link(id).map(|link| link.name().to_owned()).unwrap_or_default();
         let lent = self.lent.iter().map(|((node, _), lent)| {
             let (up, down) = lent.relay.stats();
             LentStatus {
@@ -140,13 +137,16 @@ impl Lending {
 
     fn answer(&self, peer: &Arc<LanPeer>, request: &LeaseRequest) -> Message {
         let now = clock::now();
-        let uplink = self.parts.uplinks.iter().find(|uplink| uplink.id == request.uplink);
+        let link = self.link(request.uplink);
+        // What we announce is what we stand by: whether it is lent, whether it works, what is behind it.
+        let own = self.parts.peers.own_uplinks();
+        let announced = own.iter().find(|uplink| uplink.id == request.uplink);
         let borrowers: Vec<_> = peer.uplinks().iter().filter_map(|uplink| uplink.gateway).collect();
         let facts = Facts {
-            uplink: uplink.map(|uplink| UplinkFacts {
+            uplink: announced.zip(link).map(|(uplink, link)| UplinkFacts {
                 lend: uplink.lend,
-                up: uplink.link.socket().is_some() && (uplink.link.is_dual() || request.address.is_ipv4()),
-                gateway: (self.parts.gateway_of)(uplink.id),
+                up: uplink.up && link.socket().is_some() && (link.is_dual() || request.address.is_ipv4()),
+                gateway: uplink.gateway,
             }),
             exit_is_known: self.knows_exit(NodeId::from_bytes(request.exit), request.address),
             borrowers_gateways: &borrowers,
@@ -154,12 +154,12 @@ impl Lending {
         let key = (peer.node(), request.lease);
         let mut state = self.lender.lock();
         let decision = state.machine.handle_request(peer.node(), request, &facts, now);
-        let open = match (decision, uplink) {
+        let open = match (decision, link) {
             (Decision::Refuse(refuse), _) => Err(refuse),
             (Decision::Renewed, _) => Ok(()),
-            (Decision::Open, Some(uplink)) => {
-                self.open(&mut state, peer, uplink, request, now).map_err(|error| {
-                    tracing::warn!(peer = peer.name(), uplink = uplink.link.name(), %error, "no relay");
+            (Decision::Open, Some(link)) => {
+                self.open(&mut state, peer, link, request, now).map_err(|error| {
+                    tracing::warn!(peer = peer.name(), uplink = link.name(), %error, "no relay");
                     LeaseRefuse {
                         lease: request.lease,
                         reason: LeaseRefuseReason::NoUplink,
@@ -184,7 +184,7 @@ impl Lending {
         &self,
         state: &mut LenderState,
         peer: &Arc<LanPeer>,
-        uplink: &OwnUplink,
+        link: &Arc<Link>,
         request: &LeaseRequest,
         now: Time,
     ) -> std::io::Result<()> {
@@ -194,21 +194,21 @@ impl Lending {
         let local = local.filter(|ip| ip.is_ipv4() == borrower.is_ipv4());
         let bind = SocketAddr::new(local.unwrap_or_else(|| unspecified(borrower.is_ipv6())), 0);
         let lan = SocketSpec { bind, ..lan.port.spec().socket.clone() };
-        let relay = Relay::open(&lan, borrower, &uplink.link.spec().socket, request.address)?;
+        let relay = Relay::open(&lan, borrower, &link.spec().socket, request.address)?;
         state.relays += 1;
         let child = format!("relay-{}", state.relays);
-        let (name, link, exit) = (peer.name(), uplink.link.name(), request.address);
-        tracing::info!(peer = name, uplink = link, %exit, relay = child, port = relay.port(), "uplink lent");
+        let (name, uplink, exit) = (peer.name(), link.name(), request.address);
+        tracing::info!(peer = name, uplink, %exit, relay = child, port = relay.port(), "uplink lent");
         self.parts.relays.add(ChildSpec::driven::<Relaying>(child.clone(), Arc::clone(&relay)));
         let lent = Lent {
             peer: Arc::clone(peer),
-            uplink: uplink.id,
+            uplink: request.uplink,
             address: request.address,
             relay,
             child,
             since: now,
             counted: [0; 2],
-            reopened: uplink.link.status().reopened,
+            reopened: link.status().reopened,
             granted: [UNLIMITED; 2],
         };
         state.lent.insert((peer.node(), request.lease), lent);
@@ -252,29 +252,28 @@ impl Lending {
             if machine.note_carried(key.0, carried.iter().sum(), now) {
                 over.push((*key, "the bytes of this day are used up"));
             }
-            let uplink = self.parts.uplinks.iter().find(|uplink| uplink.id == lent.uplink);
-            let status = uplink.map(|uplink| uplink.link.status());
+            let status = self.link(lent.uplink).map(|link| link.status());
             let fresh = status.is_some_and(|s| s.local.is_some() && s.reopened == lent.reopened);
             if lent.relay.is_broken() || !fresh {
                 over.push((*key, "the uplink has gone"));
             }
         }
         let mut shares: BTreeMap<u8, [u64; 2]> = BTreeMap::new();
-        for uplink in &self.parts.uplinks {
-            let Some(meter) = meters.get_mut(&uplink.id) else { continue };
-            let status = uplink.link.status();
+        for (id, link) in &self.parts.uplinks {
+            let Some(meter) = meters.get_mut(id) else { continue };
+            let status = link.status();
             let total = [
                 status.sent_bytes + status.sent * OUTER_HEADERS,
                 status.received_bytes + status.received * OUTER_HEADERS,
             ];
-            let (carried, leases) = relayed.get(&uplink.id).copied().unwrap_or_default();
+            let (carried, leases) = relayed.get(id).copied().unwrap_or_default();
             let mut share = [UNLIMITED; 2];
             for way in 0..2 {
                 let own = total[way] - meter.counted[way];
                 share[way] = meter.grants[way].handle_window(own, carried[way], leases, now);
             }
             meter.counted = total;
-            shares.insert(uplink.id, share);
+            shares.insert(*id, share);
         }
         let mut grants: BTreeMap<NodeId, (Arc<LanPeer>, Vec<RateGrant>)> = BTreeMap::new();
         for ((node, lease), lent) in lent.iter_mut() {
