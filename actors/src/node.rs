@@ -25,11 +25,14 @@ use crate::lan::dial::LanDialler;
 use crate::lan::listen::LanListener;
 use crate::lan::plane::{LanParts, LanPlane};
 use crate::lan::port::LanPort;
+use crate::lend::borrow::Borrow;
+use crate::lend::lender::Lend;
+use crate::lend::{Lending, LendingParts};
 use crate::membership::Access;
 use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
 use crate::session::path::SessionTable;
-use crate::spec::{ExitSpec, Gateways, NodeSpec, Platform, StartError, UplinkSpec};
+use crate::spec::{ExitSpec, Gateways, LanSpec, NodeSpec, Platform, StartError, UplinkSpec};
 use crate::status::{LanStatus, NodeStatus, PeerStatus, SessionStatus, SlotStatus};
 use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
 use crate::tls::{self, Allowed};
@@ -104,11 +107,12 @@ impl Resources {
 struct Built {
     root: Arc<Plan>,
     /// The plans below: they refer to what refers to them, and are cleared when the node stops.
-    plans: [Arc<Plan>; 3],
+    plans: [Arc<Plan>; 4],
     links: Vec<Arc<Link>>,
     exits: Option<Arc<Exits>>,
     exit: Option<Arc<Exit>>,
     lan: Option<Arc<LanPlane>>,
+    lending: Option<Arc<Lending>>,
 }
 
 impl Built {
@@ -142,9 +146,11 @@ impl Built {
             policy,
         };
         let (inner, _) = watch::channel(None);
-        let plans = [&links_plan, &control_plan, &sessions_plan].map(Arc::clone);
+        let relays_plan = Plan::new([]);
+        let plans = [&links_plan, &control_plan, &sessions_plan, &relays_plan].map(Arc::clone);
         let root = Plan::new([]);
-        let mut built = Self { root, plans, links: Vec::new(), exits: None, exit: None, lan: None };
+        let mut built =
+            Self { root, plans, links: Vec::new(), exits: None, exit: None, lan: None, lending: None };
 
         let access = Arc::new(access(spec));
         if spec.is_edge() {
@@ -199,6 +205,10 @@ impl Built {
             let ports = LanPort::open_all(lan, &spec.identity, &resources.table, &resources.pool)?;
             built.links.extend(ports.iter().map(|port| Arc::clone(&port.link)));
             let plane = lan_plane(spec, Arc::clone(&access), ports, &control_plan, resources);
+            let lending = built.lending(spec, lan, &plane, &relays_plan);
+            control_plan.add(ChildSpec::driven::<Lend>("lend", Arc::clone(&lending)));
+            control_plan.add(ChildSpec::driven::<Borrow>("borrow", Arc::clone(&lending)));
+            built.root.add(ChildSpec::supervisor("relays", relays_plan, policy));
             let own = spec.uplinks.iter().filter_map(|uplink| {
                 let link = built.links.iter().find(|link| link.name() == uplink.name)?;
                 Some((uplink.clone(), Arc::clone(link)))
@@ -221,7 +231,7 @@ impl Built {
                 };
                 built.root.add(ChildSpec::driven::<Discovery>("discovery", lent));
             }
-            built.lan = Some(plane);
+            (built.lan, built.lending) = (Some(plane), Some(lending));
         }
         if let Some(membership) = &spec.membership {
             if let Some(exits) = &built.exits {
@@ -246,6 +256,26 @@ impl Built {
             built.root.add(ChildSpec::driven::<TraceWriter>("trace", resources.trace.clone()));
         }
         Ok(built)
+    }
+
+    fn lending(
+        &self,
+        spec: &NodeSpec,
+        lan: &LanSpec,
+        plane: &Arc<LanPlane>,
+        relays: &Arc<Plan>,
+    ) -> Arc<Lending> {
+        let link = |name: &str| self.links.iter().find(|link| link.name() == name).cloned();
+        let uplinks = spec.uplinks.iter().filter_map(|uplink| Some((uplink.id, link(&uplink.name)?)));
+        Lending::new(LendingParts {
+            peers: Arc::clone(plane.peers()),
+            uplinks: uplinks.collect(),
+            named_exits: spec.exits().map(|exit| (exit.node_id, exit.addresses.clone())).collect(),
+            membership: spec.membership.clone(),
+            exits: self.exits.clone(),
+            relays: Arc::clone(relays),
+            budget: lan.lend_budget,
+        })
     }
 }
 
@@ -389,6 +419,7 @@ impl RunningNode {
             peers,
             sessions,
             lan: self.built.lan.as_deref().map(LanStatus::of),
+            leases: self.built.lending.as_ref().map(|lending| lending.status()),
             tun: self.resources.tun.status(),
         }
     }
@@ -431,9 +462,9 @@ impl std::fmt::Debug for RunningNode {
 }
 
 fn exit_status(exit: &ExitPeer) -> PeerStatus {
-    let slots = exit.slots.iter().map(|slot| SlotStatus {
+    let slots = exit.slots.all().into_iter().map(|slot| SlotStatus {
         path: slot.path.0,
-        link: slot.link.name().to_owned(),
+        link: slot.name.clone(),
         address: slot.address,
         problem: slot.problem.lock().clone(),
     });

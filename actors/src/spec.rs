@@ -14,8 +14,9 @@ use crate::membership::Membership;
 use crate::session::InnerAddresses;
 use crate::tun::TunSpec;
 
-/// Highest uplink id: the upper bits of a path id number the exit's addresses.
-pub const UPLINK_ID_MAX: u8 = 63;
+/// Highest uplink id: those above, to 63, are of paths over uplinks that others lend; the upper bits of a
+/// path id number the exit's addresses.
+pub const UPLINK_ID_MAX: u8 = 31;
 /// Most addresses of one exit.
 pub const EXIT_ADDRESSES_MAX: usize = 4;
 

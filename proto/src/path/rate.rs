@@ -84,13 +84,13 @@ pub struct RateControl {
 }
 
 impl RateControl {
-    /// A cold controller. `cap` is the configured ceiling in bit/s, if any.
+    /// A cold controller. `cap` is the ceiling in bit/s, if any.
     pub fn new(cap: Option<f64>, now: Time) -> Self {
         let t = now.as_secs_f64();
         Self {
             phase: Phase::Startup,
-            rate: cap.map_or(COLD_RATE, |c| c.min(COLD_RATE)),
-            cap,
+            rate: usable(cap).map_or(COLD_RATE, |c| c.min(COLD_RATE)),
+            cap: usable(cap),
             delivered: VecDeque::new(),
             ramp: RAMP_MIN,
             last_ramp: t,
@@ -111,6 +111,17 @@ impl RateControl {
         self.rate
     }
 
+    /// Changes the ceiling, bit/s; `None` lifts it. A lower one holds at once. Under a higher one the rate
+    /// grows by evidence as always, but briskly: what is above was not the path's limit.
+    pub fn set_cap(&mut self, cap: Option<f64>) {
+        let cap = usable(cap);
+        if cap.is_none_or(|new| self.cap.is_some_and(|old| new > old)) && self.cap.is_some() {
+            self.ramp = self.ramp.max(RAMP_REGAIN);
+        }
+        self.cap = cap;
+        self.rate = self.rate.min(cap.unwrap_or(f64::INFINITY));
+    }
+
     /// Current phase.
     pub fn phase(&self) -> Phase {
         self.phase
@@ -118,7 +129,8 @@ impl RateControl {
 
     /// Whether the rate still grows fast, so that the ingress queue must be lenient.
     pub fn is_growing(&self) -> bool {
-        self.phase == Phase::Startup || self.ramp > 0.10
+        let capped = self.cap.is_some_and(|cap| self.rate >= cap);
+        !capped && (self.phase == Phase::Startup || self.ramp > 0.10)
     }
 
     /// Most that was delivered in any sample of the last two seconds, bit/s; the rate before that.
@@ -326,6 +338,11 @@ impl RateControl {
         self.delivered.clear();
         self.last_near_base = now.as_secs_f64();
     }
+}
+
+/// A ceiling under which heartbeats still pass.
+fn usable(cap: Option<f64>) -> Option<f64> {
+    cap.map(|cap| cap.max(RATE_MIN))
 }
 
 #[cfg(test)]
