@@ -19,6 +19,10 @@ e2e case="bonding restart config_errors":
 demo:
     cargo run --release --locked -- demo
 
+# Property tests with many cases, other ones each time; the seed shown repeats a run: just soak 5000 SEED
+soak cases="5000" seed=`od -An -N4 -tu4 /dev/urandom | tr -d ' '`:
+    PROPTEST_CASES={{cases}} PROPTEST_RNG_SEED={{seed}} cargo test --release --locked -p mwb-proto -p mwb-sim --lib --test bond --test hostile
+
 bench profile="two-path":
     cargo run --release --locked -- bench --profile {{profile}}
 

@@ -9,6 +9,7 @@ use mwb_proto::time::{Stamp, Time};
 use mwb_proto::wire::v2::{Class, Flags, FrameType};
 use mwb_proto::wire::{Heartbeat, HeartbeatKind, MissingRange, PathId, PathReport, Report};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 fn path_report() -> impl Strategy<Value = PathReport> {
     (
@@ -70,7 +71,11 @@ fn udp_packet(len: usize, port: u8) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_sender_survives_any_reports(steps in prop::collection::vec(step(), 1..120)) {

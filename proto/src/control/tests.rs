@@ -157,8 +157,6 @@ fn decode_all(bytes: &[u8]) -> Result<Vec<Decoded>, ControlError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
-
     #[test]
     fn messages_pass_however_the_stream_is_cut(
         messages in prop::collection::vec(message(), 1..6),

@@ -87,7 +87,7 @@ fn told(facts: &[Fact]) -> Members {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn members_do_not_depend_on_the_order(

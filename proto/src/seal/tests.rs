@@ -339,8 +339,6 @@ fn the_window_is_exact_at_its_edges() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
-
     #[test]
     fn the_window_agrees_with_a_set(steps in prop::collection::vec((-9000_i64..9000, 0_u8..40), 1..400)) {
         let mut at = 50_000_i64;

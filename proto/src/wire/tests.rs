@@ -157,8 +157,6 @@ fn one_encoding<T: PartialEq + fmt::Debug>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
-
     #[test]
     fn clear_headers_round_trip(value in clear()) {
         let mut bytes = [0; CLEAR_LEN];

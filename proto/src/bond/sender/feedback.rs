@@ -205,7 +205,10 @@ impl Sender {
 
     fn copy_target(&self, not: usize) -> Option<usize> {
         (0..self.paths.len())
-            .filter(|&j| j != not && self.paths[j].state == PathState::Up && !self.paths[j].flight.is_full())
+            .filter(|&j| {
+                let p = &self.paths[j];
+                j != not && p.state == PathState::Up && !p.flight.is_full() && p.fits_batch()
+            })
             .min_by(|&a, &b| {
                 let cost = |j: usize| {
                     let p = &self.paths[j];

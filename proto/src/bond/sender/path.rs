@@ -195,11 +195,15 @@ impl PathSender {
         self.free_at.saturating_sub(if self.closed { ahead / 2 } else { ahead })
     }
 
+    /// Whether one more packet of any size keeps the batch within its bounds.
+    pub(crate) fn fits_batch(&self) -> bool {
+        self.batch.segments.len() < BATCH_PACKETS_MAX
+            && self.batch.slab.len() + self.setup.datagram_max <= BATCH_BYTES_MAX
+    }
+
     fn batch_full(&self) -> bool {
         let n = self.batch.segments.len();
-        n >= BATCH_PACKETS_MAX
-            || self.batch.slab.len() + self.setup.datagram_max > BATCH_BYTES_MAX
-            || (n > 0 && (self.batch.slab.len() * 8) as f64 > BATCH_SECS * self.rate.rate())
+        !self.fits_batch() || (n > 0 && (self.batch.slab.len() * 8) as f64 > BATCH_SECS * self.rate.rate())
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -151,7 +151,8 @@ impl Sender {
             } else {
                 None
             };
-            if let Some(j) = second.filter(|&j| j != i) {
+            // A long queue of last resends must not all go into one batch.
+            if let Some(j) = second.filter(|&j| j != i && self.paths[j].fits_batch()) {
                 self.store.retain(key);
                 self.emit_copy(j, key, now);
             }
