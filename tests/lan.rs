@@ -13,7 +13,7 @@ use mwb_sim::wan::{DirectionSpec, LinkSpec};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use support::node::Node;
+use support::node::{Node, wait_until};
 use support::skip::in_lab;
 
 /// From when all run until every pair is connected.
@@ -53,7 +53,7 @@ impl Lan {
     /// One uplink, an exit that nobody is, and the others at their LAN addresses.
     fn configuration(&self, k: usize) -> String {
         let mut text =
-            "[lan]\ninterfaces = [\"lan0\"]\nmdns = false\n[[uplinks]]\ninterface = \"up0\"\n".to_owned();
+            "[lan]\ninterfaces = [\"lan0\"]\nmdns = false\n[[uplinks]]\ninterface = \"up0\"\ntype = \"lte\"\n".to_owned();
         let peer = |name: &str, id: &str| format!("[[peers]]\nname = \"{name}\"\nnode_id = \"{id}\"\n");
         text += &peer("exit", &"0".repeat(64));
         text += "addresses = [\"198.51.100.2:9000\"]\nexit = true\n";
@@ -94,6 +94,43 @@ impl Lan {
         while self.nodes[k].status().is_none() {}
         Instant::now()
     }
+}
+
+#[test]
+fn members_know_each_others_uplinks() {
+    in_lab("members_know_each_others_uplinks", || {
+        let mut lan = Lan::start(2);
+        let running = (0..2).map(|k| lan.wait_running(k)).max().unwrap();
+        lan.wait(&[0, 1], 1, running, TOGETHER_MAX);
+        let uplink = lan.nodes[1].host().uplinks()[0].clone();
+        let [a, b, c, d, e, f] = uplink.gateway_mac;
+        let router = format!("{} ({a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x})", uplink.gateway);
+        let announced = |lan: &Lan| lan.nodes[0].status().unwrap()["lan"]["peers"][0]["uplinks"][0].clone();
+        let wait = |what: &str, lan: &Lan, done: &dyn Fn(&Value) -> bool| {
+            let begin = Instant::now();
+            wait_until(what, Duration::from_secs(5), || done(&announced(lan)));
+            println!("{what}: known after {:.2?}", begin.elapsed());
+        };
+        wait("the uplink and its router", &lan, &|uplink| {
+            uplink["name"] == "up0" && uplink["up"] == true && uplink["gateway"] == router.as_str()
+        });
+        let seen = announced(&lan);
+        assert!(seen["lend"] == true && seen["metered"] == false && seen["type"] == "lte", "{seen}");
+
+        let output = lan.nodes[0].ask(&["peers"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.contains("host2") && text.contains(&router) && text.contains("192.168.50.12:9100"),
+            "{text}"
+        );
+
+        // The same hardware address answers for a router that is a member: nobody may lease that way.
+        let member = lan.nodes[0].host().address();
+        lan.nodes[1].ip(&format!("neighbour replace {member} lladdr 02:00:00:00:00:01 dev up0"));
+        lan.nodes[1].ip(&format!("route replace {member}/32 dev up0 metric 9"));
+        lan.nodes[1].ip(&format!("route add default via {member} dev up0 metric 1"));
+        wait_until("not lent over a member", Duration::from_secs(15), || announced(&lan)["lend"] == false);
+    });
 }
 
 #[test]

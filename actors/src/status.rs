@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use mwb_proto::bond::{ReceiverSnapshot, SenderSnapshot};
+use mwb_proto::control::{Gateway, UplinkInfo};
 use mwb_proto::health::HealthState;
 use serde::Serialize;
 
@@ -42,6 +43,8 @@ pub struct NodeStatus {
 pub struct LanStatus {
     /// Our ports; their counters are among the links.
     pub ports: Vec<LanPortStatus>,
+    /// Our own uplinks as we have announced them.
+    pub uplinks: Vec<LanUplinkStatus>,
     /// All members that have been seen since the node began.
     pub peers: Vec<LanPeerStatus>,
     /// Addresses at which nobody could be talked to, and why.
@@ -78,8 +81,59 @@ pub struct LanPeerStatus {
     pub connected_seconds: Option<f64>,
     /// Round-trip time of the connection.
     pub rtt_ms: Option<f64>,
+    /// The uplinks that it has announced.
+    pub uplinks: Vec<LanUplinkStatus>,
     /// Messages about leases dropped because nobody took them in time.
     pub lease_messages_dropped: u64,
+}
+
+/// An uplink as its owner has announced it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LanUplinkStatus {
+    /// The owner's number for it.
+    pub id: u8,
+    /// Its name there.
+    pub name: String,
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it carries traffic.
+    pub up: bool,
+    /// Whether it may be leased.
+    pub lend: bool,
+    /// Whether its volume is paid for.
+    pub metered: bool,
+    /// Measured rate towards the internet, bit/s; 0 when not known.
+    pub rate_up: u64,
+    /// Measured rate from the internet, bit/s; 0 when not known.
+    pub rate_down: u64,
+    /// Round-trip time to the exit; 0 when not known.
+    pub rtt_ms: f64,
+    /// Share of datagrams lost, 0 to 1.
+    pub loss: f64,
+    /// Address and hardware address of the router behind it.
+    pub gateway: Option<String>,
+}
+
+impl LanUplinkStatus {
+    fn of(uplink: &UplinkInfo) -> Self {
+        let gateway = uplink.gateway.map(|Gateway { address, mac: [a, b, c, d, e, f] }| {
+            format!("{address} ({a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x})")
+        });
+        Self {
+            id: uplink.id,
+            name: uplink.name.clone(),
+            kind: format!("{:?}", uplink.kind).to_lowercase(),
+            up: uplink.up,
+            lend: uplink.lend,
+            metered: uplink.metered,
+            rate_up: uplink.rate_up,
+            rate_down: uplink.rate_down,
+            rtt_ms: f64::from(uplink.rtt_us) / 1e3,
+            loss: f64::from(uplink.loss_ppm) / 1e6,
+            gateway,
+        }
+    }
 }
 
 impl LanStatus {
@@ -101,10 +155,12 @@ impl LanStatus {
                 link: connection.as_ref().map(|present| present.port.name().to_owned()),
                 connected_seconds: lan.connected_since(&peer).map(|since| (now - since).as_secs_f64()),
                 rtt_ms: connection.as_ref().map(|present| present.connection.rtt().as_secs_f64() * 1e3),
+                uplinks: peer.uplinks().iter().map(LanUplinkStatus::of).collect(),
                 lease_messages_dropped: peer.lease_inbox.stats().dropped_full,
             }
         });
-        Self { ports: ports.collect(), peers: peers.collect(), problems: lan.problems() }
+        let uplinks = lan.peers().own_uplinks().iter().map(LanUplinkStatus::of).collect();
+        Self { ports: ports.collect(), uplinks, peers: peers.collect(), problems: lan.problems() }
     }
 }
 

@@ -4,6 +4,7 @@ mod config_file;
 mod down;
 mod key;
 mod mesh;
+mod peers;
 mod run;
 mod status;
 
@@ -81,6 +82,8 @@ enum Command {
     Down(RuntimeDir),
     /// Ask the running node how it is
     Status(status::StatusArgs),
+    /// Show who is on the LAN, and which uplinks they have
+    Peers(peers::PeersArgs),
     /// Check a configuration, or print a documented sample
     #[command(subcommand)]
     Config(config_file::ConfigCommand),
@@ -116,6 +119,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Revoke(args) => mesh::revoke(&args),
         Command::Down(args) => down::down(&args.runtime_dir),
         Command::Status(args) => status::status(&args),
+        Command::Peers(args) => peers::peers(&args),
         Command::Config(command) => config_file::config(&command),
         Command::Bench(args) => bench::bench(&args),
     };

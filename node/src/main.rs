@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod identity;
 mod output;
+mod peers_text;
 mod platform;
 mod runtime_dir;
 mod status;

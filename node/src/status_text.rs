@@ -50,6 +50,11 @@ fn write(out: &mut String, state: &Value) -> std::fmt::Result {
             }
         }
     }
+    let members = list(&state["lan"], "peers").filter(|peer| peer["connected"] == true);
+    let members: Vec<_> = members.map(|peer| text_of(peer, "name")).collect();
+    if !members.is_empty() {
+        writeln!(out, "\non the LAN: {} (mwb-node peers says more)", members.join(", "))?;
+    }
     write_actors(out, state)
 }
 
@@ -106,23 +111,32 @@ fn write_actors(out: &mut String, state: &Value) -> std::fmt::Result {
     Ok(())
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+/// The elements of the list `key`, none when it is missing.
+pub(crate) fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value[key].as_array().into_iter().flatten()
 }
 
-fn text_of<'a>(value: &'a Value, key: &str) -> &'a str {
+/// The text `key`, empty when it is missing.
+pub(crate) fn text_of<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
-fn number(value: &Value, key: &str) -> f64 {
+/// The number `key`, 0 when it is missing.
+pub(crate) fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_default()
+}
+
+/// A rate in bit/s, as Mbit/s.
+pub(crate) fn megabits(value: &Value, key: &str) -> f64 {
+    number(value, key) / 1e6
 }
 
 fn megabytes(value: &Value, key: &str) -> f64 {
     number(value, key) / 1e6
 }
 
-fn span(seconds: u64) -> String {
+/// A time for people.
+pub(crate) fn span(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
         (0, 0, 0) => format!("{seconds} s"),
         (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),

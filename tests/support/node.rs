@@ -92,6 +92,11 @@ impl Node {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
     }
 
+    /// Asks the running node with `arguments`.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
+        run(&[arguments, &["--runtime-dir", self.runtime.to_str().unwrap()]].concat())
+    }
+
     /// Runs the program on its host with `arguments` and its state folder.
     pub(crate) fn mwb(&self, arguments: &[&str]) -> Output {
         self.mwb_with(arguments, |_| {})

@@ -1,6 +1,7 @@
 //! `mwb-node status`: ask the running node.
 
 use clap::Args;
+use serde_json::Value;
 
 use super::{Failure, NOT_RUNNING, RuntimeDir};
 use crate::status::{self, AskError, Request};
@@ -20,8 +21,21 @@ pub(super) struct StatusArgs {
 /// # Errors
 /// [`NOT_RUNNING`], or what went wrong.
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let dir = &args.runtime.runtime_dir;
-    let answer = status::ask(dir, &Request::Status).map_err(|error| match error {
+    let answer = ask(&args.runtime)?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&answer).expect("a JSON value is JSON");
+        return Ok(output::line(&text)?);
+    }
+    Ok(output::text(&status_text::text(&answer))?)
+}
+
+/// The state of the node that runs with this folder.
+///
+/// # Errors
+/// [`NOT_RUNNING`], or what went wrong.
+pub(super) fn ask(runtime: &RuntimeDir) -> Result<Value, Failure> {
+    let dir = &runtime.runtime_dir;
+    status::ask(dir, &Request::Status).map_err(|error| match error {
         AskError::NotRunning => Failure {
             code: NOT_RUNNING,
             message: format!(
@@ -31,10 +45,5 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
             ),
         },
         other => Failure::new(format!("asking the node: {other}")),
-    })?;
-    if args.json {
-        let text = serde_json::to_string_pretty(&answer).expect("a JSON value is JSON");
-        return Ok(output::line(&text)?);
-    }
-    Ok(output::text(&status_text::text(&answer))?)
+    })
 }

@@ -2,6 +2,7 @@
 //! [`cleanup::clean`] whether the node stopped, was killed, or never ran.
 
 pub(crate) mod cleanup;
+mod gateway;
 mod journal;
 mod netlink;
 mod nftables;
@@ -18,6 +19,7 @@ use futures_util::future::BoxFuture;
 pub(crate) use journal::Journal;
 use mwb_actors::session::InnerAddresses;
 use mwb_actors::spec::Platform;
+use mwb_proto::control::Gateway;
 use netlink::{Changes, Netlink};
 
 /// Mark of our outer packets, number of our routing table, and ("mw" in ASCII) our signature.
@@ -199,5 +201,16 @@ impl Platform for LinuxPlatform {
     fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> BoxFuture<'_, Result<(), String>> {
         let tun = tun.to_owned();
         Box::pin(async move { Self::exit_up(self, &tun, gateway).await.map_err(|error| error.to_string()) })
+    }
+
+    fn gateway(&self, interface: &str) -> BoxFuture<'_, Option<Gateway>> {
+        let interface = interface.to_owned();
+        Box::pin(async move {
+            let found = gateway::find(&interface).await;
+            found.unwrap_or_else(|error| {
+                tracing::debug!(interface, %error, "no router is known behind this interface");
+                None
+            })
+        })
     }
 }

@@ -187,3 +187,44 @@ async fn a_missing_interface_is_named() {
     let error = platform.edge_up("mwbnone9", &addresses).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no interface mwbnone9");
 }
+
+#[tokio::test]
+async fn the_router_behind_an_interface_is_found() {
+    if !inside("platform::linux::tests::the_router_behind_an_interface_is_found") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let platform = LinuxPlatform::new(dir.path());
+    // A cable whose far end is on another host: a namespace that lives as long as the process in it.
+    let mut far = Command::new("unshare").args(["-n", "sleep", "60"]).spawn().unwrap();
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let theirs = format!("/proc/{}/ns/net", far.id());
+    while std::fs::read_link(&theirs).unwrap() == own {
+        std::thread::yield_now();
+    }
+    let far_ip = |arguments: &str| {
+        let target = far.id().to_string();
+        let enter = ["-t", &target, "-n", "ip"];
+        let output = Command::new("nsenter").args(enter).args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{arguments}: {output:?}");
+    };
+    ip(&format!("link add up0 type veth peer name far0 address 02:00:00:00:00:77 netns {}", far.id()));
+    for command in ["link set up0 up", "address add 192.0.2.2/24 dev up0"] {
+        assert_eq!(ip(command), "", "{command}");
+    }
+    far_ip("link set far0 up");
+    assert_eq!(platform.gateway("up0").await, None, "without a route");
+    assert_eq!(platform.gateway("up9").await, None, "without an interface");
+    let gateway =
+        |address: &str| Some(Gateway { address: address.parse().unwrap(), mac: [2, 0, 0, 0, 0, 0x77] });
+    assert_eq!(ip("route add default via 192.0.2.1 dev up0 metric 100"), "");
+    assert_eq!(platform.gateway("up0").await, None, "a router that does not answer");
+    assert_eq!(ip("neighbour replace 192.0.2.1 lladdr 02:00:00:00:00:77 dev up0"), "");
+    assert_eq!(platform.gateway("up0").await, gateway("192.0.2.1"));
+    // A better route counts; its router has to be asked for.
+    far_ip("address add 192.0.2.9/24 dev far0");
+    assert_eq!(ip("route add default via 192.0.2.9 dev up0 metric 50"), "");
+    assert_eq!(platform.gateway("up0").await, gateway("192.0.2.9"));
+    far.kill().unwrap();
+    far.wait().unwrap();
+}
