@@ -2,8 +2,8 @@
 //!
 //! `ControlSupervisor` keeps a `PeerActor` per peer: on an edge it [`dial`]s every address of an
 //! exit over every uplink, on an exit it [`serve`]s the connections that have passed the [`door`]
-//! behind a [`listen`]er. [`exits`] follows which exit an edge is to use. The connections themselves are held beside the actors, so that paths do
-//! not notice when one of those dies.
+//! behind a [`listen`]er. [`exits`] follows which exit an edge is to use, [`slots`] the ways to it. The
+//! connections themselves are held beside the actors, so that paths do not notice when one of those dies.
 
 pub mod dial;
 pub(crate) mod door;
@@ -11,7 +11,9 @@ pub mod exit;
 pub mod exits;
 pub mod held;
 pub mod listen;
+pub mod rivals;
 pub mod serve;
+pub mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +58,16 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Whether the peer has ended the connection, for this reason.
+    pub(crate) fn is_reason(self, reason: &ConnectionError) -> bool {
+        match reason {
+            ConnectionError::ApplicationClosed(close) => {
+                close.error_code == VarInt::from_u32(u32::from(self as u8))
+            }
+            _ => false,
+        }
+    }
+
     /// Closes `connection` for this reason.
     pub fn close(self, connection: &Connection) {
         let text: &[u8] = match self {

@@ -11,25 +11,28 @@ use mwb_proto::buf::BufPool;
 use ractor::ActorRef;
 use tokio::sync::watch;
 
-use crate::address_pool::AddressPool;
+use crate::address_pool::{AddressPool, AddressPoolV6};
 use crate::control::dial::ExitPeer;
-use crate::control::exit::{Exit, SessionParts};
+use crate::control::exit::{Exit, Pools, SessionParts};
 use crate::control::exits::{Exits, ExitsParts};
 use crate::control::listen::{Listener, ListenerLent};
 use crate::control::{CloseCode, transport};
 use crate::discovery::{Discovery, DiscoveryLent, Slot};
-use crate::host::{Host, HostLent};
+use crate::host::{Host, HostExit, HostLent};
 use crate::lan::LanPeers;
 use crate::lan::announce::{Announce, AnnounceLent};
 use crate::lan::dial::LanDialler;
 use crate::lan::listen::LanListener;
 use crate::lan::plane::{LanParts, LanPlane};
 use crate::lan::port::LanPort;
+use crate::lend::borrow::Borrow;
+use crate::lend::lender::Lend;
+use crate::lend::{Lending, LendingParts};
 use crate::membership::Access;
 use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
 use crate::session::path::SessionTable;
-use crate::spec::{ExitSpec, NodeSpec, Platform, StartError, UplinkSpec};
+use crate::spec::{ExitSpec, Gateways, LanSpec, NodeSpec, Platform, StartError, UplinkSpec};
 use crate::status::{LanStatus, NodeStatus, PeerStatus, SessionStatus, SlotStatus};
 use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
 use crate::tls::{self, Allowed};
@@ -104,11 +107,12 @@ impl Resources {
 struct Built {
     root: Arc<Plan>,
     /// The plans below: they refer to what refers to them, and are cleared when the node stops.
-    plans: [Arc<Plan>; 3],
+    plans: [Arc<Plan>; 4],
     links: Vec<Arc<Link>>,
     exits: Option<Arc<Exits>>,
     exit: Option<Arc<Exit>>,
     lan: Option<Arc<LanPlane>>,
+    lending: Option<Arc<Lending>>,
 }
 
 impl Built {
@@ -142,9 +146,11 @@ impl Built {
             policy,
         };
         let (inner, _) = watch::channel(None);
-        let plans = [&links_plan, &control_plan, &sessions_plan].map(Arc::clone);
+        let relays_plan = Plan::new([]);
+        let plans = [&links_plan, &control_plan, &sessions_plan, &relays_plan].map(Arc::clone);
         let root = Plan::new([]);
-        let mut built = Self { root, plans, links: Vec::new(), exits: None, exit: None, lan: None };
+        let mut built =
+            Self { root, plans, links: Vec::new(), exits: None, exit: None, lan: None, lending: None };
 
         let access = Arc::new(access(spec));
         if spec.is_edge() {
@@ -171,13 +177,23 @@ impl Built {
             };
             built.exits = Some(Exits::new(parts, spec.exits())?);
         }
-        let mut gateway = None;
+        let mut host_exit = None;
         if let Some(exit_spec) = &spec.exit {
-            let addresses = AddressPool::new(exit_spec.pool_v4.0, exit_spec.pool_v4.1)
-                .ok_or(StartError::Pool(exit_spec.pool_v4.0, exit_spec.pool_v4.1))?;
-            gateway = Some((addresses.gateway(), addresses.prefix()));
-            let exit =
-                exit_of(spec, Arc::clone(&access), addresses, &parts, &control_plan, &links_plan, resources);
+            let pools = pools(exit_spec)?;
+            let host = HostExit { gateways: gateways(&pools), ipv6: Arc::default() };
+            // Before the first edge comes: it gets its addresses with its first path.
+            host.look(platform.as_ref());
+            let exit = Exit::new(
+                spec.name.clone(),
+                resources.instance,
+                Arc::clone(&access),
+                pools,
+                Arc::clone(&host.ipv6),
+                parts.clone(),
+                Arc::clone(&control_plan),
+                Arc::clone(&links_plan),
+            );
+            host_exit = Some(host);
             for (number, link) in listen_links(spec, exit_spec, resources)?.into_iter().enumerate() {
                 let lent = ListenerLent { exit: Arc::clone(&exit), link: Arc::clone(&link) };
                 control_plan.add(ChildSpec::driven::<Listener>(format!("listen-{number}"), lent));
@@ -189,6 +205,10 @@ impl Built {
             let ports = LanPort::open_all(lan, &spec.identity, &resources.table, &resources.pool)?;
             built.links.extend(ports.iter().map(|port| Arc::clone(&port.link)));
             let plane = lan_plane(spec, Arc::clone(&access), ports, &control_plan, resources);
+            let lending = built.lending(spec, lan, &plane, &relays_plan);
+            control_plan.add(ChildSpec::driven::<Lend>("lend", Arc::clone(&lending)));
+            control_plan.add(ChildSpec::driven::<Borrow>("borrow", Arc::clone(&lending)));
+            built.root.add(ChildSpec::supervisor("relays", relays_plan, policy));
             let own = spec.uplinks.iter().filter_map(|uplink| {
                 let link = built.links.iter().find(|link| link.name() == uplink.name)?;
                 Some((uplink.clone(), Arc::clone(link)))
@@ -211,7 +231,7 @@ impl Built {
                 };
                 built.root.add(ChildSpec::driven::<Discovery>("discovery", lent));
             }
-            built.lan = Some(plane);
+            (built.lan, built.lending) = (Some(plane), Some(lending));
         }
         if let Some(membership) = &spec.membership {
             if let Some(exits) = &built.exits {
@@ -225,7 +245,7 @@ impl Built {
             links_plan.add(ChildSpec::driven::<WanLink>(link.name(), Arc::clone(link)));
         }
 
-        let host = HostLent { platform, tun: Arc::clone(&resources.tun), inner, gateway };
+        let host = HostLent { platform, tun: Arc::clone(&resources.tun), inner, exit: host_exit };
         let supervisor = |name: &str, plan| ChildSpec::supervisor(name, plan, policy);
         built.root.add(supervisor("sessions", sessions_plan));
         built.root.add(supervisor("links", links_plan));
@@ -236,6 +256,26 @@ impl Built {
             built.root.add(ChildSpec::driven::<TraceWriter>("trace", resources.trace.clone()));
         }
         Ok(built)
+    }
+
+    fn lending(
+        &self,
+        spec: &NodeSpec,
+        lan: &LanSpec,
+        plane: &Arc<LanPlane>,
+        relays: &Arc<Plan>,
+    ) -> Arc<Lending> {
+        let link = |name: &str| self.links.iter().find(|link| link.name() == name).cloned();
+        let uplinks = spec.uplinks.iter().filter_map(|uplink| Some((uplink.id, link(&uplink.name)?)));
+        Lending::new(LendingParts {
+            peers: Arc::clone(plane.peers()),
+            uplinks: uplinks.collect(),
+            named_exits: spec.exits().map(|exit| (exit.node_id, exit.addresses.clone())).collect(),
+            membership: spec.membership.clone(),
+            exits: self.exits.clone(),
+            relays: Arc::clone(relays),
+            budget: lan.lend_budget,
+        })
     }
 }
 
@@ -272,24 +312,18 @@ fn listen_links(
     Ok(links)
 }
 
-fn exit_of(
-    spec: &NodeSpec,
-    access: Arc<Access>,
-    addresses: AddressPool,
-    parts: &SessionParts,
-    control: &Arc<Plan>,
-    links: &Arc<Plan>,
-    resources: &Resources,
-) -> Arc<Exit> {
-    Exit::new(
-        spec.name.clone(),
-        resources.instance,
-        access,
-        addresses,
-        parts.clone(),
-        Arc::clone(control),
-        Arc::clone(links),
-    )
+fn pools(exit: &ExitSpec) -> Result<Pools, StartError> {
+    let (network, prefix) = exit.pool_v4;
+    let v4 = AddressPool::new(network, prefix).ok_or(StartError::Pool(network, prefix))?;
+    let pool_v6 =
+        |(network, prefix)| AddressPoolV6::new(network, prefix).ok_or(StartError::PoolV6(network, prefix));
+    Ok(Pools { v4, v6: exit.pool_v6.map(pool_v6).transpose()? })
+}
+
+/// The exit's own addresses in its pools.
+fn gateways(pools: &Pools) -> Gateways {
+    let v6 = pools.v6.as_ref().map(|pool| (pool.gateway(), pool.prefix()));
+    Gateways { v4: (pools.v4.gateway(), pools.v4.prefix()), v6 }
 }
 
 /// The LAN plane with its actors.
@@ -385,6 +419,7 @@ impl RunningNode {
             peers,
             sessions,
             lan: self.built.lan.as_deref().map(LanStatus::of),
+            leases: self.built.lending.as_ref().map(|lending| lending.status()),
             tun: self.resources.tun.status(),
         }
     }
@@ -427,9 +462,9 @@ impl std::fmt::Debug for RunningNode {
 }
 
 fn exit_status(exit: &ExitPeer) -> PeerStatus {
-    let slots = exit.slots.iter().map(|slot| SlotStatus {
+    let slots = exit.slots.all().into_iter().map(|slot| SlotStatus {
         path: slot.path.0,
-        link: slot.link.name().to_owned(),
+        link: slot.name.clone(),
         address: slot.address,
         problem: slot.problem.lock().clone(),
     });

@@ -64,6 +64,8 @@ struct RouterDriver {
     lent: RouterLent,
     sender: Sender,
     paths: BTreeMap<PathId, Arc<PathEndpoint>>,
+    /// Ceilings that the machine knows.
+    rates_max: BTreeMap<PathId, Option<u64>>,
     version: Option<u64>,
     ratchet_at: Time,
     publish_at: Time,
@@ -78,6 +80,7 @@ async fn run(lent: RouterLent, mut timer: Timer, pulse: Pulse) -> Result<(), Dri
         sender: Sender::new(config, session.next_incarnation(), lent.pool.clone(), now),
         lent,
         paths: BTreeMap::new(),
+        rates_max: BTreeMap::new(),
         version: None,
         ratchet_at: now + RATCHET_EVERY,
         publish_at: now,
@@ -108,6 +111,7 @@ impl RouterDriver {
     /// Takes what waits, sends what may go. True when some queue was not emptied.
     fn turn(&mut self, now: Time, pulse: &Pulse) -> bool {
         self.follow_paths(now);
+        self.follow_limits(now);
         let more = self.take(now, pulse);
         if self.sender.poll_timeout().is_some_and(|at| at <= now) {
             self.sender.handle_timeout(now);
@@ -139,10 +143,22 @@ impl RouterDriver {
         }
         for (id, endpoint) in &wanted {
             if self.paths.get(id).is_none_or(|old| old.generation() != endpoint.generation()) {
-                self.sender.add_path(*id, endpoint.setup(), now);
+                let setup = endpoint.setup();
+                self.rates_max.insert(*id, setup.rate_max);
+                self.sender.add_path(*id, setup, now);
             }
         }
         self.paths = wanted;
+    }
+
+    /// Keeps the machine's ceilings those of the paths.
+    fn follow_limits(&mut self, now: Time) {
+        for (id, endpoint) in &self.paths {
+            let rate_max = endpoint.rate_max();
+            if self.rates_max.insert(*id, rate_max) != Some(rate_max) {
+                self.sender.set_rate_max(*id, rate_max, now);
+            }
+        }
     }
 
     fn take(&mut self, now: Time, pulse: &Pulse) -> bool {

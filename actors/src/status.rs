@@ -12,6 +12,7 @@ use crate::channel::QueueStats;
 use crate::clock;
 use crate::identity::NodeId;
 use crate::lan::plane::LanPlane;
+use crate::lend::LeasesStatus;
 use crate::registry::ActorStatus;
 use crate::session::{InnerAddresses, Role, Session};
 use crate::tun::TunStatus;
@@ -34,6 +35,8 @@ pub struct NodeStatus {
     pub sessions: Vec<SessionStatus>,
     /// The LAN, when this node takes part in one.
     pub lan: Option<LanStatus>,
+    /// Uplinks lent and borrowed there.
+    pub leases: Option<LeasesStatus>,
     /// The TUN device.
     pub tun: TunStatus,
 }

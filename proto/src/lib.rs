@@ -9,6 +9,7 @@ pub mod buf;
 pub mod control;
 pub mod discovery;
 pub mod health;
+pub mod lend;
 pub mod mesh;
 pub mod packet;
 pub mod path;

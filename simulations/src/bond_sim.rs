@@ -319,6 +319,11 @@ impl SimBond {
             Action::CutWay(link, way) => self.links[link][way as usize].cut(),
             Action::Restore(link) => self.links[link].iter_mut().for_each(Direction::restore),
             Action::Set(link, way, spec) => self.links[link][way as usize].set(*spec, self.now),
+            Action::Limit(link, way, rate_max) => {
+                for side in SIDES.into_iter().filter(|side| side.way_out() == way) {
+                    self.endpoints[side.index()].set_rate_max(PathId(link as u8), rate_max, self.now);
+                }
+            }
             Action::RemovePath(link) => {
                 for endpoint in &mut self.endpoints {
                     endpoint.remove_path(PathId(link as u8), self.now);

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use mwb_sim::bond_sim::{Action, FlowSpec, Scenario, SimBond, SimReport};
+use mwb_sim::bond_sim::{Action, FlowSpec, Scenario, ScriptStep, SimBond, SimReport};
 use mwb_sim::virtual_time::NodeClock;
 use mwb_sim::wan::{BurstLoss, DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
 
@@ -62,6 +62,21 @@ fn two_clean_paths_add_up() {
     let echo = report.echo.expect("asked for");
     assert_eq!(echo.sent, echo.received);
     assert!(echo.p95 < Duration::from_millis(16 + 20), "{echo:?}");
+}
+
+/// A grant that is halved and lifted while a flow runs: the path keeps to it at once, the other path is not
+/// disturbed, and half a second after the end the whole path is used again.
+#[test]
+fn a_limit_holds_at_once_and_its_end_is_used_soon() {
+    let mut scenario = Scenario::new(vec![link("own", 20.0, 10), link("relayed", 20.0, 15)]);
+    let step =
+        |secs, limit| ScriptStep { at: Duration::from_secs(secs), what: Action::Limit(1, Way::Down, limit) };
+    scenario.script = vec![step(6, Some(2_000_000)), step(12, None)];
+    let report = run(scenario, 3, 18);
+    let (free, limited, again) = (between(&report, 4, 6), between(&report, 7, 12), between(&report, 13, 18));
+    assert!(free > 30.0, "{free:.1} Mbit/s before the limit");
+    assert!((18.0..21.5).contains(&limited), "{limited:.1} of 22 Mbit/s under the limit");
+    assert!(again > 32.0, "{again:.1} Mbit/s after the limit");
 }
 
 #[test]

@@ -1,22 +1,21 @@
-//! The edge's side: a keeper per (uplink, exit address) that dials, joins the path, watches it and
+//! The edge's side: a keeper per way to the exit (uplink, exit address) that dials, joins the path, watches it and
 //! replaces it, make before break.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use mwb_proto::control::{Message, PathAccept, PathJoin};
 use mwb_proto::mesh::Roles;
 use mwb_proto::seal::{self, Opener, Sealer, Suite};
-use mwb_proto::wire::PathId;
-use parking_lot::Mutex;
 use quinn::ClientConfig;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::door::admit;
 use super::held::{HeldPath, HeldPaths, REPLACED_GRACE};
-use super::{CloseCode, ControlStream, JoinError, exporter, hello};
+use super::rivals::Rivals;
+use super::slots::{Slot, Slots};
+use super::{CloseCode, ControlStream, JoinError, STEP_TIMEOUT, exporter, hello};
 use crate::clock;
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::membership::Access;
@@ -24,7 +23,6 @@ use crate::session::path::{PathEndpoint, PathPlan, SessionTable};
 use crate::session::{InnerAddresses, Session};
 use crate::supervisor::{Backoff, Policy, Verdict};
 use crate::tls::SERVER_NAME;
-use crate::wan_link::Link;
 
 /// Silence after which a path is dialled anew; the old keys stay in use until the new path is in.
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -32,6 +30,9 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How long a dial may take until the handshake is done.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Another node with our key has taken the path: so long it is left to it, or the two would throw each other out as
+/// fast as they can dial.
+const RIVAL_PAUSE: Duration = Duration::from_secs(3);
 /// How often a held path is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// Redialling: 0.1 s, doubling to 5 s, jittered, and never given up.
@@ -44,33 +45,6 @@ const REDIAL: Policy = Policy {
     park_retry: Duration::from_secs(5),
     ping_every: Duration::from_millis(200),
 };
-
-/// One way to the exit.
-#[derive(Debug)]
-pub struct Slot {
-    /// Its path id.
-    pub path: PathId,
-    /// The uplink.
-    pub link: Arc<Link>,
-    /// The exit's address.
-    pub address: SocketAddr,
-    /// Why the last dial failed; `None` once one has succeeded.
-    pub problem: Mutex<Option<String>>,
-}
-
-impl Slot {
-    /// Notes why a dial failed; the log gets each new reason once.
-    fn note_problem(&self, exit: &str, problem: String) {
-        let (link, address) = (self.link.name(), self.address);
-        let mut last = self.problem.lock();
-        if last.as_ref() == Some(&problem) {
-            tracing::debug!(exit, link, %address, %problem, "no path");
-        } else {
-            tracing::warn!(exit, link, %address, %problem, "no path");
-        }
-        *last = Some(problem);
-    }
-}
 
 /// An exit as an edge knows it; survives its actor.
 pub struct ExitPeer {
@@ -85,7 +59,7 @@ pub struct ExitPeer {
     /// The session with it.
     pub session: Arc<Session>,
     /// All ways to it.
-    pub slots: Vec<Slot>,
+    pub slots: Slots,
     /// Joined paths.
     pub held: HeldPaths,
     /// Receiver indexes.
@@ -96,11 +70,25 @@ pub struct ExitPeer {
     pub mtu: u16,
     /// Paths that joined before this time get new keys.
     pub renew_before: AtomicU64,
+    /// Whether another node uses our key.
+    pub rivals: Rivals,
     /// Told when the exit has assigned addresses.
     pub inner: tokio::sync::watch::Sender<Option<Arc<InnerAddresses>>>,
 }
 
 impl ExitPeer {
+    /// Adds a way to it; false when the path id is taken.
+    pub fn add_slot(&self, slot: Arc<Slot>) -> bool {
+        self.slots.add(slot)
+    }
+
+    /// Takes a way away, and at once the path that it has.
+    pub fn remove_slot(&self, slot: &Arc<Slot>) {
+        if self.slots.remove(slot) {
+            self.held.remove_id(slot.path, CloseCode::Done);
+        }
+    }
+
     /// Gives all present paths new keys, make before break.
     pub fn renew(&self) {
         self.renew_before.store(clock::now().as_nanos(), Ordering::Relaxed);
@@ -131,12 +119,67 @@ impl Drive for Dialler {
 
     fn launch(peer: &Arc<ExitPeer>, crew: &mut Crew) -> Result<(), DriverError> {
         let peer = Arc::clone(peer);
-        crew.launch("paths", |pulse| async move {
-            let keepers = join_all(peer.slots.iter().map(|slot| keep(&peer, slot, &pulse)));
-            pulse.alive_during(keepers).await?;
-            Ok(())
-        });
+        crew.launch("paths", |pulse| run(peer, pulse));
         Ok(())
+    }
+}
+
+/// Keeps a keeper per slot.
+async fn run(peer: Arc<ExitPeer>, pulse: Pulse) -> Result<(), DriverError> {
+    let mut changes = peer.slots.changes();
+    // Dropped, and so aborted, with this driver.
+    let mut keepers = JoinSet::new();
+    let mut kept: Vec<(Arc<Slot>, AbortHandle)> = Vec::new();
+    loop {
+        pulse.beat().await?;
+        changes.mark_unchanged();
+        let wanted = peer.slots.all();
+        kept.retain(|(slot, keeper)| {
+            let stays = !slot.is_gone();
+            if !stays {
+                keeper.abort();
+            }
+            stays
+        });
+        for slot in wanted {
+            if !kept.iter().any(|(other, _)| Arc::ptr_eq(other, &slot)) {
+                let (peer, lent, pulse) = (Arc::clone(&peer), Arc::clone(&slot), pulse.clone());
+                let keeper = async move {
+                    tokio::join!(keep(&peer, &lent, &pulse), limit(&peer, &lent));
+                };
+                kept.push((slot, keepers.spawn(keeper)));
+            }
+        }
+        tokio::select! {
+            _ = changes.changed() => {}
+            Some(Err(error)) = keepers.join_next() => {
+                if error.is_panic() {
+                    return Err(DriverError::Failed(format!("a keeper died: {error}")));
+                }
+            }
+            () = pulse.asked() => {}
+        }
+    }
+}
+
+/// Keeps both ends of a path to the slot's limits.
+async fn limit(peer: &ExitPeer, slot: &Slot) {
+    let mut limits = slot.limits.subscribe();
+    loop {
+        let wanted = *limits.borrow_and_update();
+        if let Some(held) = peer.held.newest(slot.path) {
+            held.endpoint.set_rate_cap(wanted.up);
+            // A stream that takes nothing belongs to a connection that is about to end.
+            let telling = tokio::time::timeout(STEP_TIMEOUT, held.stream.limit(wanted.down)).await;
+            if !matches!(telling, Ok(Ok(()))) {
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+        }
+        tokio::select! {
+            _ = limits.changed() => {}
+            // A path that has just joined does not know them yet.
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+        }
     }
 }
 
@@ -174,6 +217,17 @@ async fn watch(peer: &ExitPeer, held: &HeldPath) {
             let (exit, path) = (&peer.name, held.endpoint.id());
             tracing::info!(exit, %path, %reason, "connection of the path has ended");
             peer.held.remove(held, CloseCode::Done);
+            // Our own successor would be the newest: the path would not be watched any more.
+            if CloseCode::Replaced.is_reason(&reason) {
+                if peer.rivals.is_due(clock::now()) {
+                    tracing::warn!(
+                        exit,
+                        "another node uses this node's key and has thrown us out; stop one, or remove its state \
+                         folder so that it makes a key of its own"
+                    );
+                }
+                tokio::time::sleep(RIVAL_PAUSE).await;
+            }
             return;
         }
         if held.silence() >= SILENCE_MAX || peer.is_old(held) {
@@ -225,7 +279,7 @@ async fn join(peer: &ExitPeer, slot: &Slot, old: Option<&HeldPath>) -> Result<()
                 receiver,
                 suites: Suite::offer(),
                 incarnation: peer.session.incarnation(),
-                link_name: slot.link.name().to_owned(),
+                link_name: slot.name.clone(),
             }))
             .await?;
         match stream.next().await? {
@@ -241,11 +295,15 @@ async fn join(peer: &ExitPeer, slot: &Slot, old: Option<&HeldPath>) -> Result<()
         Err(error) => Err(error),
     };
     let path = path.inspect_err(|_error| peer.table.remove(receiver))?;
-    stream.finish();
     let remote = path.remote();
+    path.set_rate_cap(slot.limits.borrow().up);
     peer.access.connected(peer.session.peer(), &connection);
-    peer.held.add(connection, path);
-    tracing::info!(exit = peer.name, path = %slot.path, link = slot.link.name(), %remote, "path joined");
+    let held = peer.held.add(connection, path, stream);
+    if slot.is_gone() {
+        peer.held.remove(&held, CloseCode::Done);
+        return Err(JoinError::NotNeeded);
+    }
+    tracing::info!(exit = peer.name, path = %slot.path, link = slot.name, %remote, "path joined");
     if let Some(old) = old {
         retire(peer, old).await;
     }

@@ -4,6 +4,7 @@
 //! the node runs are followed: an exit that joins later is used as soon as its record arrives.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -12,9 +13,11 @@ use mwb_proto::wire::PathId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::dial::{Dialler, ExitPeer, Slot};
+use super::dial::{Dialler, ExitPeer};
 use super::exit::SessionParts;
 use super::held::HeldPaths;
+use super::rivals::Rivals;
+use super::slots::{Slot, Slots};
 use super::{CloseCode, transport};
 use crate::identity::Identity;
 use crate::membership::{Access, Membership};
@@ -74,6 +77,11 @@ impl Exits {
     /// The exits in use.
     pub fn all(&self) -> Vec<Arc<ExitPeer>> {
         self.in_use.lock().iter().map(|(_, peer)| Arc::clone(peer)).collect()
+    }
+
+    /// The exits in use with their addresses, in the order of their numbers.
+    pub(crate) fn in_use(&self) -> Vec<(Vec<SocketAddr>, Arc<ExitPeer>)> {
+        self.in_use.lock().iter().map(|(spec, peer)| (spec.addresses.clone(), Arc::clone(peer))).collect()
     }
 
     /// Uses the exit that the mesh has now. One that was in use stays so while it is an exit of the mesh
@@ -145,12 +153,8 @@ impl Exits {
                 if address.is_ipv6() && !link.is_dual() {
                     continue;
                 }
-                slots.push(Slot {
-                    path: PathId(64 * number + id),
-                    link: Arc::clone(link),
-                    address: *address,
-                    problem: Mutex::new(None),
-                });
+                let (path, name) = (PathId(64 * number + id), link.name().to_owned());
+                slots.push(Slot::new(path, Arc::clone(link), name, *address));
             }
         }
         Ok(Arc::new(ExitPeer {
@@ -159,12 +163,13 @@ impl Exits {
             access: Arc::clone(&parts.access),
             name: exit.name.clone(),
             session,
-            slots,
+            slots: Slots::new(slots),
             held: HeldPaths::new(Arc::clone(&parts.links)),
             table: Arc::clone(&parts.session.table),
             tls,
             mtu: parts.session.mtu,
             renew_before: AtomicU64::new(0),
+            rivals: Rivals::default(),
             inner: parts.inner.clone(),
         }))
     }

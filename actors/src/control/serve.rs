@@ -1,5 +1,6 @@
 //! The exit's side of one edge: takes its connections, lets their paths join, watches them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// A path that has been silent for so long is given up; a living edge has dialled anew long before.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Least time between two limits of one path that are heeded.
+const LIMIT_EVERY_MIN: Duration = Duration::from_millis(20);
 
 /// Marker of an exit's [`PeerActor`].
 #[derive(Debug)]
@@ -37,6 +41,7 @@ impl Drive for Server {
 async fn run(exit: Arc<Exit>, peer: Arc<EdgePeer>, pulse: Pulse) -> Result<(), DriverError> {
     // Dropped, and so aborted, with this driver.
     let mut joins = JoinSet::new();
+    let (mut followers, mut followed) = (JoinSet::new(), BTreeSet::new());
     loop {
         pulse.beat().await?;
         while let Some(arrival) = peer.connections.pop() {
@@ -44,6 +49,11 @@ async fn run(exit: Arc<Exit>, peer: Arc<EdgePeer>, pulse: Pulse) -> Result<(), D
         }
         watch(&peer);
         exit.expire(&peer);
+        for held in peer.held.all() {
+            if followed.insert(held.endpoint.generation()) {
+                followers.spawn(follow(held));
+            }
+        }
         tokio::select! {
             () = peer.connections.wait() => {}
             Some(result) = joins.join_next() => {
@@ -52,10 +62,44 @@ async fn run(exit: Arc<Exit>, peer: Arc<EdgePeer>, pulse: Pulse) -> Result<(), D
                     tracing::error!(edge = peer.name, %error, "a join died");
                 }
             }
+            Some(ended) = followers.join_next() => {
+                if let Ok(generation) = ended && !peer.held.all().iter().any(|h| h.endpoint.generation() == generation) {
+                    followed.remove(&generation);
+                }
+            }
             () = tokio::time::sleep(WATCH_EVERY) => {}
             () = pulse.asked() => {}
         }
     }
+}
+
+/// Keeps our sender to what the edge asks for on the stream of a path, until the stream ends. Gives the
+/// path's generation.
+async fn follow(held: HeldPath) -> u64 {
+    let path = held.endpoint.id();
+    loop {
+        match held.stream.next().await {
+            Ok(Some(Message::PathLimit(limit))) => {
+                let rate_max = (limit.rate_max != u64::MAX).then_some(limit.rate_max);
+                tracing::debug!(%path, ?rate_max, "limit");
+                held.endpoint.set_rate_cap(rate_max);
+                // The stream's window holds back an edge that says more.
+                tokio::time::sleep(LIMIT_EVERY_MIN).await;
+            }
+            Ok(Some(other)) => {
+                tracing::info!(%path, kind = other.kind(), "unexpected message on the stream of a path");
+                CloseCode::Protocol.close(&held.connection);
+                break;
+            }
+            Err(JoinError::Control(error)) => {
+                tracing::info!(%path, %error, "the stream of a path is broken");
+                CloseCode::Protocol.close(&held.connection);
+                break;
+            }
+            Ok(None) | Err(_) => break,
+        }
+    }
+    held.endpoint.generation()
 }
 
 /// Lets go of paths that have ended.
@@ -106,9 +150,8 @@ async fn serve(exit: &Exit, peer: &Arc<EdgePeer>, arrival: Arrival) -> Result<()
         Ok((accept, endpoint)) => {
             // Installed before the edge knows: its first datagram finds the path.
             let remote = endpoint.remote();
-            peer.held.add(connection.clone(), endpoint);
-            stream.send(&Message::PathAccept(accept)).await?;
-            stream.finish();
+            let held = peer.held.add(connection.clone(), endpoint, stream);
+            held.stream.send(&Message::PathAccept(accept)).await?;
             let (edge, path, uplink) = (&peer.name, join.path, &join.link_name);
             tracing::info!(edge, path, uplink, %remote, "path joined");
             Ok(())

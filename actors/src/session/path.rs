@@ -41,7 +41,7 @@ pub struct PathPlan {
     pub local_ip: Option<IpAddr>,
     /// Largest datagram to send.
     pub datagram_max: usize,
-    /// Ceiling of the rate, bit/s.
+    /// Configured ceiling of the rate, bit/s.
     pub rate_max: Option<u64>,
     /// Weight for the weighted modes.
     pub weight: u32,
@@ -76,6 +76,8 @@ pub struct PathEndpoint {
     last_heard: AtomicU64,
     received: AtomicU64,
     health: AtomicU8,
+    /// Ceiling of the rate beside the plan's, bit/s; `u64::MAX` for none.
+    rate_cap: AtomicU64,
 }
 
 impl PathEndpoint {
@@ -102,6 +104,7 @@ impl PathEndpoint {
             last_heard: AtomicU64::new(now.as_nanos()),
             received: AtomicU64::new(0),
             health: AtomicU8::new(HealthState::Down as u8),
+            rate_cap: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -138,9 +141,25 @@ impl PathEndpoint {
             receiver: self.plan.peer_receiver,
             first_path_seq: if next == 1 { 1 } else { next + RESTART_GAP },
             datagram_max: self.plan.datagram_max,
-            rate_max: self.plan.rate_max,
+            rate_max: self.rate_max(),
             weight: self.plan.weight,
         }
+    }
+
+    /// Changes the ceiling of what we send over this path, bit/s; the configured one holds beside it. The
+    /// router is woken when it is another one.
+    pub fn set_rate_cap(&self, cap: Option<u64>) {
+        let cap = cap.unwrap_or(u64::MAX);
+        if self.rate_cap.swap(cap, Ordering::Relaxed) != cap {
+            self.session.router_bell().notify_one();
+        }
+    }
+
+    /// The ceiling of what we send over this path, bit/s.
+    pub fn rate_max(&self) -> Option<u64> {
+        let cap = self.rate_cap.load(Ordering::Relaxed);
+        let cap = (cap != u64::MAX).then_some(cap);
+        cap.into_iter().chain(self.plan.rate_max).min()
     }
 
     /// Remembers that `path_seq` is in use, before its batch leaves the router.

@@ -1,5 +1,8 @@
 //! Two nodes in two network namespaces, for tests of whole nodes.
 
+#[allow(dead_code, reason = "used by the tests of lending only")]
+pub(crate) mod lending;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Output};
@@ -11,8 +14,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mwb_actors::{
-    BondSpec, ExitSpec, Identity, InnerAddresses, NodeSpec, PeerSpec, Platform, RunningNode, TunSpec,
-    UplinkSpec,
+    BondSpec, ExitSpec, Gateways, Identity, InnerAddresses, NodeSpec, PeerSpec, Platform, RunningNode,
+    TunSpec, UplinkSpec,
 };
 use tokio::runtime::Runtime;
 
@@ -55,9 +58,13 @@ impl Platform for Host {
         async {}.boxed()
     }
 
-    fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> BoxFuture<'_, Result<(), String>> {
-        Self::up(tun, gateway.0, gateway.1);
+    fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>> {
+        Self::up(tun, gateways.v4.0, gateways.v4.1);
         async { Ok(()) }.boxed()
+    }
+
+    fn reaches_ipv6(&self) -> bool {
+        false
     }
 }
 
@@ -197,6 +204,7 @@ impl Bed {
             exit: Some(ExitSpec {
                 listen: vec!["0.0.0.0:4700".parse().expect("address")],
                 pool_v4: (Ipv4Addr::new(10, 99, 0, 0), 24),
+                pool_v6: None,
                 allowed: vec![edge_key.node_id()],
             }),
             ..node("exit", &exit_key)
@@ -303,29 +311,7 @@ impl Bed {
 
     /// Starts a TCP transfer of `bytes` from the edge to the exit; every byte is checked.
     pub(crate) fn start_transfer(&self, bytes: u64) -> JoinHandle<Transfer> {
-        let (ready, listening) = std::sync::mpsc::channel();
-        let sink = self.exit_ns.spawn(move || {
-            let listener = TcpListener::bind(BULK).expect("listener");
-            ready.send(()).expect("the other side waits");
-            let (stream, _) = listener.accept().expect("connection");
-            check_stream(stream)
-        });
-        self.edge_ns.spawn(move || {
-            listening.recv().expect("listening");
-            let begin = Instant::now();
-            let mut stream = TcpStream::connect(BULK).expect("connected");
-            let mut sent = 0;
-            while sent < bytes {
-                let block = block(sent / BLOCK as u64);
-                stream.write_all(&block).expect("the flow lives");
-                sent += BLOCK as u64;
-            }
-            drop(stream);
-            let (received, pause) = sink.join().expect("intact");
-            assert_eq!(received, sent, "all of it");
-            let mbit = received as f64 * 8e-6 / begin.elapsed().as_secs_f64();
-            Transfer { mbit, pause }
-        })
+        transfer(&self.edge_ns, &self.exit_ns, bytes)
     }
 
     /// Stops both nodes.
@@ -334,6 +320,32 @@ impl Bed {
         edge_runtime.block_on(edge.stop());
         exit_runtime.block_on(exit.stop());
     }
+}
+
+fn transfer(edge: &Namespace, exit: &Namespace, bytes: u64) -> JoinHandle<Transfer> {
+    let (ready, listening) = std::sync::mpsc::channel();
+    let sink = exit.spawn(move || {
+        let listener = TcpListener::bind(BULK).expect("listener");
+        ready.send(()).expect("the other side waits");
+        let (stream, _) = listener.accept().expect("connection");
+        check_stream(stream)
+    });
+    edge.spawn(move || {
+        listening.recv().expect("listening");
+        let begin = Instant::now();
+        let mut stream = TcpStream::connect(BULK).expect("connected");
+        let mut sent = 0;
+        while sent < bytes {
+            let block = block(sent / BLOCK as u64);
+            stream.write_all(&block).expect("the flow lives");
+            sent += BLOCK as u64;
+        }
+        drop(stream);
+        let (received, pause) = sink.join().expect("intact");
+        assert_eq!(received, sent, "all of it");
+        let mbit = received as f64 * 8e-6 / begin.elapsed().as_secs_f64();
+        Transfer { mbit, pause }
+    })
 }
 
 /// Outcome of a run of echoes.

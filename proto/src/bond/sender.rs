@@ -163,6 +163,15 @@ impl Sender {
         self.resolution = out;
     }
 
+    /// Changes the ceiling of a path's rate, bit/s on the wire; `None` lifts it. What [`PathSetup::rate_max`]
+    /// said is forgotten.
+    pub fn set_rate_max(&mut self, path: PathId, rate_max: Option<u64>, now: Time) {
+        let Some(p) = self.paths.iter_mut().find(|p| p.id == path) else { return };
+        p.setup.rate_max = rate_max;
+        p.rate.set_cap(rate_max.map(|rate| rate as f64));
+        p.update_limits(now);
+    }
+
     /// Takes an inner packet. It waits in the flow queues until a path is free; what exceeds their
     /// bound is dropped from the fattest flow, what is not IP is refused and counted.
     pub fn enqueue(&mut self, packet: PacketBuf, now: Time) {
@@ -322,6 +331,7 @@ impl Sender {
             resent: self.counters.resent,
             copied: self.counters.copied,
             broadcast: self.counters.broadcast,
+            packets_arrived: self.store.arrived(),
             given_up: self.counters.given_up,
             dropped_codel: stats.dropped_codel,
             marked: stats.marked,

@@ -82,8 +82,44 @@ fn path_accept() -> impl Strategy<Value = PathAccept> {
         })
 }
 
+fn lease_message() -> impl Strategy<Value = Message> {
+    let address = (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port));
+    let request = (any::<(u64, u8, [u8; 32])>(), address).prop_map(|((lease, uplink, exit), address)| {
+        Message::LeaseRequest(LeaseRequest { lease, uplink, exit, address })
+    });
+    let accept = any::<(u64, u16, u32, u64)>().prop_map(|(lease, port, ttl_ms, bytes_left)| {
+        Message::LeaseAccept(LeaseAccept { lease, port, ttl_ms, bytes_left })
+    });
+    let refuse = (any::<u64>(), any::<u8>(), text(TEXT_MAX)).prop_map(|(lease, reason, text)| {
+        Message::LeaseRefuse(LeaseRefuse { lease, reason: reason.into(), text })
+    });
+    let end =
+        (any::<u64>(), text(TEXT_MAX)).prop_map(|(lease, text)| Message::LeaseEnd(LeaseEnd { lease, text }));
+    let grant = any::<(u64, u64, u64, u64)>().prop_map(|(lease, up, down, bytes)| RateGrant {
+        lease,
+        up,
+        down,
+        bytes,
+    });
+    let grants =
+        prop::collection::vec(grant, 0..=8).prop_map(|grants| Message::RateGrants(RateGrants { grants }));
+    let limit = any::<u64>().prop_map(|rate_max| Message::PathLimit(PathLimit { rate_max }));
+    prop_oneof![request, accept, refuse, end, grants, limit]
+}
+
+#[test]
+fn grants_and_texts_beyond_their_bounds_are_cut() {
+    let grant = RateGrant { lease: 1, up: 2, down: 3, bytes: 4 };
+    let long = Message::RateGrants(RateGrants { grants: vec![grant; GRANTS_MAX + 1] });
+    let cut = Message::RateGrants(RateGrants { grants: vec![grant; GRANTS_MAX] });
+    assert_eq!(decode_all(&encoded(&long)), Ok(vec![Decoded::Message(cut)]));
+    let end = |len: usize| Message::LeaseEnd(LeaseEnd { lease: 1, text: "x".repeat(len) });
+    assert_eq!(decode_all(&encoded(&end(TEXT_MAX + 9))), Ok(vec![Decoded::Message(end(TEXT_MAX))]));
+}
+
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
+        lease_message(),
         hello().prop_map(Message::Hello),
         hello().prop_map(Message::HelloAck),
         path_join().prop_map(Message::PathJoin),

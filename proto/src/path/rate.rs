@@ -11,7 +11,11 @@
 //! ```
 //! `c` is the delivery rate, `q` the standing queue, `fb` the feedback time. Rates are bit/s.
 
+mod policer;
+
 use std::collections::VecDeque;
+
+use self::policer::{Advice, Policer};
 
 use crate::path::delay::DelayModel;
 use crate::time::Time;
@@ -76,16 +80,17 @@ pub struct RateControl {
     rate_before_cut: f64,
     last_update: f64,
     measured: bool,
+    policer: Policer,
 }
 
 impl RateControl {
-    /// A cold controller. `cap` is the configured ceiling in bit/s, if any.
+    /// A cold controller. `cap` is the ceiling in bit/s, if any.
     pub fn new(cap: Option<f64>, now: Time) -> Self {
         let t = now.as_secs_f64();
         Self {
             phase: Phase::Startup,
-            rate: cap.map_or(COLD_RATE, |c| c.min(COLD_RATE)),
-            cap,
+            rate: usable(cap).map_or(COLD_RATE, |c| c.min(COLD_RATE)),
+            cap: usable(cap),
             delivered: VecDeque::new(),
             ramp: RAMP_MIN,
             last_ramp: t,
@@ -97,12 +102,24 @@ impl RateControl {
             rate_before_cut: 0.0,
             last_update: t,
             measured: false,
+            policer: Policer::new(t),
         }
     }
 
     /// Current sending rate, bit/s on the wire.
     pub fn rate(&self) -> f64 {
         self.rate
+    }
+
+    /// Changes the ceiling, bit/s; `None` lifts it. A lower one holds at once. Under a higher one the rate
+    /// grows by evidence as always, but briskly: what is above was not the path's limit.
+    pub fn set_cap(&mut self, cap: Option<f64>) {
+        let cap = usable(cap);
+        if cap.is_none_or(|new| self.cap.is_some_and(|old| new > old)) && self.cap.is_some() {
+            self.ramp = self.ramp.max(RAMP_REGAIN);
+        }
+        self.cap = cap;
+        self.rate = self.rate.min(cap.unwrap_or(f64::INFINITY));
     }
 
     /// Current phase.
@@ -112,7 +129,8 @@ impl RateControl {
 
     /// Whether the rate still grows fast, so that the ingress queue must be lenient.
     pub fn is_growing(&self) -> bool {
-        self.phase == Phase::Startup || self.ramp > 0.10
+        let capped = self.cap.is_some_and(|cap| self.rate >= cap);
+        !capped && (self.phase == Phase::Startup || self.ramp > 0.10)
     }
 
     /// Most that was delivered in any sample of the last two seconds, bit/s; the rate before that.
@@ -162,6 +180,11 @@ impl RateControl {
         self.capacity().max(self.rate / 2.0) * span / 8.0 + 4.0 * packet
     }
 
+    /// Counts what a report has resolved: packets and wire bytes that arrived, packets that did not.
+    pub fn on_fate(&mut self, acked: u64, acked_bytes: u64, lost: u64) {
+        self.policer.on_fate(acked, acked_bytes, lost);
+    }
+
     /// Takes the sample of one report; `delay` has already taken its own half.
     /// Returns seconds by which the delay base must be moved, when cuts have proven it wrong.
     pub fn on_sample(
@@ -192,12 +215,34 @@ impl RateControl {
             }
             Phase::Steady => self.steady(sample, q, target, delay, t),
         };
+        self.heed_loss(sample, q > (2.0 * target).max(0.008), delay.feedback(), t);
         self.rate = self.rate.max(RATE_MIN);
         if let Some(cap) = self.cap {
             self.rate = self.rate.min(cap);
         }
         self.last_update = t;
         shift
+    }
+
+    /// Keeps below a limit that shows as loss without a queue.
+    fn heed_loss(&mut self, s: RateSample, queued: bool, feedback: f64, t: f64) {
+        match self.policer.on_sample((s.rate, s.app_limited, queued), self.rate, feedback, t) {
+            Advice::None => {}
+            Advice::Cut(rate) => {
+                self.rate = rate;
+                self.phase = Phase::Steady;
+                self.ramp = RAMP_MIN;
+                // What was counted as delivered has partly been lost.
+                self.delivered.clear();
+            }
+            Advice::Restore(rate) => self.rate = self.rate.max(rate),
+        }
+        if let Some(ceiling) = self.policer.ceiling() {
+            self.rate = self.rate.min(ceiling);
+            while self.delivered.front().is_some_and(|d| d.1 > ceiling) {
+                self.delivered.pop_front();
+            }
+        }
     }
 
     fn startup(&mut self, c: f64, q: f64, target: f64, instant: f64, app_limited: bool) {
@@ -293,6 +338,11 @@ impl RateControl {
         self.delivered.clear();
         self.last_near_base = now.as_secs_f64();
     }
+}
+
+/// A ceiling under which heartbeats still pass.
+fn usable(cap: Option<f64>) -> Option<f64> {
+    cap.map(|cap| cap.max(RATE_MIN))
 }
 
 #[cfg(test)]

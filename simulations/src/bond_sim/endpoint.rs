@@ -87,6 +87,10 @@ impl Endpoint {
         self.receiver.reset_path(path, local);
     }
 
+    pub(super) fn set_rate_max(&mut self, path: PathId, rate_max: Option<u64>, now: Time) {
+        self.sender.set_rate_max(path, rate_max, self.clock.read(now));
+    }
+
     pub(super) fn remove_path(&mut self, path: PathId, now: Time) {
         let local = self.clock.read(now);
         self.sender.remove_path(path, local);

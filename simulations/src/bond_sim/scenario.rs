@@ -64,6 +64,8 @@ pub enum Action {
     Restore(usize),
     /// One way changes.
     Set(usize, Way, Box<DirectionSpec>),
+    /// The sender of this way is told to use no more than so many bit/s of the path; `None` lifts that.
+    Limit(usize, Way, Option<u64>),
     /// Both ends forget the path.
     RemovePath(usize),
     /// The path comes (back) under new keys.
@@ -142,6 +144,7 @@ impl Scenario {
             | Action::CutWay(i, _)
             | Action::Restore(i)
             | Action::Set(i, ..)
+            | Action::Limit(i, ..)
             | Action::RemovePath(i)
             | Action::AddPath(i) => std::mem::replace(i, 0) == link,
         });

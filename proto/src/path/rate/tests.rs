@@ -178,3 +178,29 @@ fn a_configured_ceiling_is_kept() {
         assert!(control.rate() <= 1e6);
     }
 }
+
+#[test]
+fn a_changed_ceiling_holds_at_once_and_its_end_is_felt_soon() {
+    let mut link = Link::new(40e6, 0.04);
+    link.run(1000);
+    link.control.set_cap(Some(5e6));
+    assert!(link.control.rate() <= 5e6);
+    link.run(600);
+    assert!(link.control.rate() <= 5e6 && link.control.rate() > 4.9e6, "{}", link.control.rate());
+    assert!(!link.control.is_growing(), "nothing to be lenient for");
+    link.control.set_cap(None);
+    link.run(120);
+    assert!(link.control.rate() > 36e6, "{} after 0.6 s", link.control.rate());
+}
+
+/// A ceiling comes from the network: none may stop the heartbeats or break the controller.
+#[test]
+fn a_ceiling_of_nothing_still_lets_heartbeats_pass() {
+    let mut control = RateControl::new(Some(0.0), Time::ZERO);
+    assert!(control.rate() >= 64e3);
+    control.set_cap(None);
+    control.set_cap(Some(0.0));
+    control.resume();
+    control.restart(Time::from_millis(5));
+    assert!((control.rate() - 64e3).abs() < 1.0, "{}", control.rate());
+}

@@ -1,0 +1,71 @@
+//! Goal: what goes over a borrowed uplink survives the death of every part that lending is made of.
+//! Method: a borrower that has no uplink of its own, a lender and an exit as real nodes in three network
+//! namespaces; an echo and a TCP transfer while faults are injected by name. Needs root; without it the test is
+//! skipped, or fails when `MWB_REQUIRE=all` says that nothing may be skipped.
+
+#[allow(dead_code, reason = "the tests of whole nodes use the rest")]
+mod support;
+
+use std::time::Duration;
+
+use mwb_actors::Fault;
+use support::lending::LendingBed;
+use support::skip_without_root;
+
+#[test]
+fn every_death_among_lender_and_borrower_is_short() {
+    let Some(bed) = skip_without_root(LendingBed::new) else { return };
+    bed.wait(Duration::from_secs(10));
+    let idle = bed.start_echo(100, Duration::from_millis(10)).join().expect("echo");
+    eprintln!("idle: {idle:?}");
+    assert_eq!(idle.lost, 0, "{:#?}", bed.lender.status().leases);
+    let lent = bed.lender.status().leases.expect("it is on a LAN").lent;
+    assert!(lent.len() == 1 && lent[0].relay == "relay-1" && lent[0].up.bytes > 0, "{lent:?}");
+
+    let (lender, borrower) = (&bed.lender, &bed.borrower);
+    let parts = [
+        (lender, "lender", "relays/relay-1", Fault::Panic),
+        (lender, "lender", "relays/relay-1/up", Fault::Panic),
+        (lender, "lender", "relays/relay-1/down", Fault::Error),
+        (lender, "lender", "relays", Fault::Panic),
+        (lender, "lender", "control/lend", Fault::Panic),
+        (lender, "lender", "control/peer-lan-borrower", Fault::Panic),
+        (lender, "lender", "control", Fault::Panic),
+        (borrower, "borrower", "control/borrow", Fault::Panic),
+        (borrower, "borrower", "control/peer-lan-lender", Fault::Panic),
+        (borrower, "borrower", "links/lan-lan0", Fault::Panic),
+        (borrower, "borrower", "control/peer-exit", Fault::Panic),
+    ];
+    for (node, name, part, fault) in parts {
+        let run = bed.start_echo(150, Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(node.inject(part, fault), "{name} has no {part}: {:#?}", node.status().actors);
+        let run = run.join().expect("echo");
+        eprintln!("{name} {part}: {run:?}");
+        assert!(run.pause < Duration::from_secs(1), "{name} {part}: {run:?}");
+    }
+    let lent = bed.lender.status().leases.expect("it is on a LAN").lent;
+    assert!(lent.len() == 1 && lent[0].relay == "relay-1", "the lease outlived them all: {lent:?}");
+    bed.stop();
+}
+
+#[test]
+fn a_relay_that_dies_under_load_costs_a_moment() {
+    let Some(bed) = skip_without_root(LendingBed::new) else { return };
+    bed.wait(Duration::from_secs(10));
+    let transfer = bed.start_transfer(400_000_000);
+    let mut deaths = 0;
+    for part in ["relays/relay-1", "relays/relay-1/up", "relays/relay-1/down"] {
+        std::thread::sleep(Duration::from_millis(400));
+        if transfer.is_finished() {
+            break;
+        }
+        assert!(bed.lender.inject(part, Fault::Panic), "{part}");
+        deaths += 1;
+    }
+    let transfer = transfer.join().expect("the flow lives and is intact");
+    eprintln!("with {deaths} deaths of the relay: {transfer:?}");
+    assert!(deaths > 0, "the transfer was too short to be disturbed");
+    assert!(transfer.pause < Duration::from_secs(1), "{transfer:?}");
+    bed.stop();
+}
