@@ -76,7 +76,7 @@ async fn until(what: &str, done: impl Fn() -> bool) -> Duration {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let took = begin.elapsed();
-    println!("{what}: {:.3} s", took.as_secs_f64());
+    eprintln!("{what}: {:.3} s", took.as_secs_f64());
     took
 }
 

@@ -151,7 +151,9 @@ mod tests {
 
     use super::*;
 
-    fn read(txt: &[(&str, Option<&[u8]>)]) -> Result<Announcement, TxtError> {
+    type Property<'a> = (&'a str, Option<&'a [u8]>);
+
+    fn read(txt: &[Property<'_>]) -> Result<Announcement, TxtError> {
         Announcement::from_txt(txt.iter().copied())
     }
 
@@ -174,7 +176,7 @@ mod tests {
     #[test]
     fn what_is_no_announcement_is_refused_by_reason() {
         let tag: &[u8] = b"0011223344556677";
-        let table: [(&[(&str, Option<&[u8]>)], Result<(), TxtError>); 12] = [
+        let table: [(&[Property<'_>], Result<(), TxtError>); 12] = [
             (&[], Err(TxtError::Version)),
             (&[("v", None), ("t", Some(tag))], Err(TxtError::Version)),
             (&[("v", Some(b"1")), ("t", Some(tag))], Err(TxtError::Version)),
