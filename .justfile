@@ -15,6 +15,10 @@ test *args:
 e2e case="bonding restart config_errors":
     for target in {{case}}; do MWB_REQUIRE=all cargo test -p mwb-node --locked --test "$target"; done
 
+# The bond to be seen, within a minute
+demo:
+    cargo run --release --locked -- demo
+
 bench profile="two-path":
     cargo run --release --locked -- bench --profile {{profile}}
 

@@ -26,6 +26,14 @@ fn edge_state(bond: &Bond) -> String {
     state
 }
 
+/// Settings of the exit that a node may change.
+fn exit_settings(bond: &Bond) -> [String; 3] {
+    ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/eth0/accept_ra"].map(|file| {
+        let file = format!("/proc/sys/net/{file}");
+        bond.exit.host().run(move || std::fs::read_to_string(file)).unwrap().trim().to_owned()
+    })
+}
+
 fn transfer(bond: &Bond) {
     let spec = FlowSpec::bytes(bond.server(), 2_000_000);
     let result = bond.edge.host().run(move || download(&spec)).unwrap();
@@ -40,10 +48,13 @@ fn a_stopped_edge_leaves_the_host_as_it_was() {
         bond.exit.start();
         bond.edge.start();
         bond.wait_until_through();
+        wait_until("IPv6 goes through", PATIENCE, || bond.is_through_v6());
         assert_ne!(edge_state(&bond), before);
         bond.edge.stop();
         assert_eq!(edge_state(&bond), before);
         assert_eq!(bond.seen_as().as_deref(), Some("10.1.0.2"), "the host's own route is used again");
+        let own = bond.edge.host().uplinks()[0].address_v6.to_string();
+        assert_eq!(bond.seen_as_v6(), Some(own), "the host's own IPv6 route is used again");
         bond.exit.stop();
         assert_eq!(bond.exit.nft().trim(), "");
     });
@@ -59,8 +70,9 @@ fn a_killed_edge_is_cleaned_and_starts_again() {
         bond.wait_until_through();
         bond.edge.kill();
         // What is left leads nowhere: the host uses its own uplinks.
+        let own = Some(bond.edge.host().uplinks()[0].address_v6.to_string());
         wait_until("the host reaches the internet", PATIENCE, || {
-            bond.seen_as().as_deref() == Some("10.1.0.2")
+            bond.seen_as().as_deref() == Some("10.1.0.2") && bond.seen_as_v6() == own
         });
         assert_ne!(edge_state(&bond), before);
 
@@ -88,6 +100,28 @@ fn a_killed_edge_is_cleaned_and_starts_again() {
 }
 
 #[test]
+fn a_killed_exit_is_cleaned() {
+    in_lab("a_killed_exit_is_cleaned", || {
+        let mut bond = Bond::prepare();
+        // As on a server that learns its IPv6 route from its router.
+        let heed = || std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "1");
+        bond.exit.host().run(heed).unwrap();
+        assert_eq!(exit_settings(&bond), ["0", "0", "1"]);
+        bond.exit.start();
+        bond.edge.start();
+        bond.wait_until_through();
+        wait_until("IPv6 goes through", PATIENCE, || bond.is_through_v6());
+        assert_eq!(exit_settings(&bond), ["1", "1", "2"]);
+        assert_eq!(bond.exit.nft().matches("masquerade").count(), 2);
+        bond.exit.kill();
+        let down = bond.exit.down();
+        assert!(down.status.success(), "{down:?}");
+        assert_eq!(exit_settings(&bond), ["0", "0", "1"]);
+        assert_eq!(bond.exit.nft().trim(), "");
+    });
+}
+
+#[test]
 fn the_session_returns_after_the_exit() {
     in_lab("the_session_returns_after_the_exit", || {
         let mut bond = Bond::start();
@@ -98,7 +132,7 @@ fn the_session_returns_after_the_exit() {
         wait_until("the session returns", Duration::from_secs(60), || bond.is_through());
         transfer(&bond);
         let rules = bond.exit.nft();
-        assert_eq!(rules.matches("masquerade").count(), 1, "{rules}");
+        assert_eq!(rules.matches("masquerade").count(), 2, "one of IPv4, one of IPv6: {rules}");
         // An orderly stop and start is no different.
         bond.exit.stop();
         assert_eq!(bond.exit.nft().trim(), "");

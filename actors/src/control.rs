@@ -11,6 +11,7 @@ pub mod exit;
 pub mod exits;
 pub mod held;
 pub mod listen;
+pub mod rivals;
 pub mod serve;
 pub mod slots;
 
@@ -57,6 +58,16 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Whether the peer has ended the connection, for this reason.
+    pub(crate) fn is_reason(self, reason: &ConnectionError) -> bool {
+        match reason {
+            ConnectionError::ApplicationClosed(close) => {
+                close.error_code == VarInt::from_u32(u32::from(self as u8))
+            }
+            _ => false,
+        }
+    }
+
     /// Closes `connection` for this reason.
     pub fn close(self, connection: &Connection) {
         let text: &[u8] = match self {

@@ -208,6 +208,11 @@ impl Access {
         self.known.contains_key(&node)
     }
 
+    /// The nodes that the configuration names.
+    pub(crate) fn known(&self) -> impl Iterator<Item = NodeId> {
+        self.known.keys().copied()
+    }
+
     /// The root keeps the names of members apart, but the configuration may use the same.
     pub(crate) fn free_name(&self, node: NodeId, name: String) -> String {
         if self.known.values().any(|known| *known == name) {

@@ -11,13 +11,14 @@ use mwb_proto::buf::BufPool;
 use ractor::ActorRef;
 use tokio::sync::watch;
 
-use crate::address_pool::AddressPool;
+use crate::address_pool::{AddressPool, AddressPoolV6};
 use crate::control::dial::ExitPeer;
-use crate::control::exit::{Exit, SessionParts};
+use crate::control::exit::{Exit, Pools, SessionParts};
 use crate::control::exits::{Exits, ExitsParts};
 use crate::control::listen::{Listener, ListenerLent};
 use crate::control::{CloseCode, transport};
-use crate::host::{Host, HostLent};
+use crate::discovery::{Discovery, DiscoveryLent, Slot};
+use crate::host::{Host, HostExit, HostLent};
 use crate::lan::LanPeers;
 use crate::lan::announce::{Announce, AnnounceLent};
 use crate::lan::dial::LanDialler;
@@ -31,7 +32,7 @@ use crate::membership::Access;
 use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
 use crate::session::path::SessionTable;
-use crate::spec::{ExitSpec, LanSpec, NodeSpec, Platform, StartError, UplinkSpec};
+use crate::spec::{ExitSpec, Gateways, LanSpec, NodeSpec, Platform, StartError, UplinkSpec};
 use crate::status::{LanStatus, NodeStatus, PeerStatus, SessionStatus, SlotStatus};
 use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
 use crate::tls::{self, Allowed};
@@ -176,13 +177,23 @@ impl Built {
             };
             built.exits = Some(Exits::new(parts, spec.exits())?);
         }
-        let mut gateway = None;
+        let mut host_exit = None;
         if let Some(exit_spec) = &spec.exit {
-            let addresses = AddressPool::new(exit_spec.pool_v4.0, exit_spec.pool_v4.1)
-                .ok_or(StartError::Pool(exit_spec.pool_v4.0, exit_spec.pool_v4.1))?;
-            gateway = Some((addresses.gateway(), addresses.prefix()));
-            let exit =
-                exit_of(spec, Arc::clone(&access), addresses, &parts, &control_plan, &links_plan, resources);
+            let pools = pools(exit_spec)?;
+            let host = HostExit { gateways: gateways(&pools), ipv6: Arc::default() };
+            // Before the first edge comes: it gets its addresses with its first path.
+            host.look(platform.as_ref());
+            let exit = Exit::new(
+                spec.name.clone(),
+                resources.instance,
+                Arc::clone(&access),
+                pools,
+                Arc::clone(&host.ipv6),
+                parts.clone(),
+                Arc::clone(&control_plan),
+                Arc::clone(&links_plan),
+            );
+            host_exit = Some(host);
             for (number, link) in listen_links(spec, exit_spec, resources)?.into_iter().enumerate() {
                 let lent = ListenerLent { exit: Arc::clone(&exit), link: Arc::clone(&link) };
                 control_plan.add(ChildSpec::driven::<Listener>(format!("listen-{number}"), lent));
@@ -209,6 +220,17 @@ impl Built {
                 platform: Arc::clone(&platform),
             };
             control_plan.add(ChildSpec::driven::<Announce>("announce", lent));
+            if lan.mdns && !lan.interfaces.is_empty() {
+                let lent = DiscoveryLent {
+                    node: spec.identity.node_id(),
+                    access: Arc::clone(&access),
+                    interfaces: lan.interfaces.clone(),
+                    port: lan.port,
+                    hints: Arc::clone(plane.hints()),
+                    slot: Slot::default(),
+                };
+                built.root.add(ChildSpec::driven::<Discovery>("discovery", lent));
+            }
             (built.lan, built.lending) = (Some(plane), Some(lending));
         }
         if let Some(membership) = &spec.membership {
@@ -223,7 +245,7 @@ impl Built {
             links_plan.add(ChildSpec::driven::<WanLink>(link.name(), Arc::clone(link)));
         }
 
-        let host = HostLent { platform, tun: Arc::clone(&resources.tun), inner, gateway };
+        let host = HostLent { platform, tun: Arc::clone(&resources.tun), inner, exit: host_exit };
         let supervisor = |name: &str, plan| ChildSpec::supervisor(name, plan, policy);
         built.root.add(supervisor("sessions", sessions_plan));
         built.root.add(supervisor("links", links_plan));
@@ -290,24 +312,18 @@ fn listen_links(
     Ok(links)
 }
 
-fn exit_of(
-    spec: &NodeSpec,
-    access: Arc<Access>,
-    addresses: AddressPool,
-    parts: &SessionParts,
-    control: &Arc<Plan>,
-    links: &Arc<Plan>,
-    resources: &Resources,
-) -> Arc<Exit> {
-    Exit::new(
-        spec.name.clone(),
-        resources.instance,
-        access,
-        addresses,
-        parts.clone(),
-        Arc::clone(control),
-        Arc::clone(links),
-    )
+fn pools(exit: &ExitSpec) -> Result<Pools, StartError> {
+    let (network, prefix) = exit.pool_v4;
+    let v4 = AddressPool::new(network, prefix).ok_or(StartError::Pool(network, prefix))?;
+    let pool_v6 =
+        |(network, prefix)| AddressPoolV6::new(network, prefix).ok_or(StartError::PoolV6(network, prefix));
+    Ok(Pools { v4, v6: exit.pool_v6.map(pool_v6).transpose()? })
+}
+
+/// The exit's own addresses in its pools.
+fn gateways(pools: &Pools) -> Gateways {
+    let v6 = pools.v6.as_ref().map(|pool| (pool.gateway(), pool.prefix()));
+    Gateways { v4: (pools.v4.gateway(), pools.v4.prefix()), v6 }
 }
 
 /// The LAN plane with its actors.

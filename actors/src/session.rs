@@ -63,6 +63,12 @@ pub struct InnerAddresses {
 }
 
 impl InnerAddresses {
+    /// The edge's addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.map(|(address, _)| IpAddr::from(address));
+        v4.into_iter().chain(self.v6.map(|(address, _)| IpAddr::from(address)))
+    }
+
     /// Whether `address` is the edge's.
     pub fn owns(&self, address: IpAddr) -> bool {
         match address {

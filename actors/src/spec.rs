@@ -1,7 +1,7 @@
 //! What a node is started from, and what it asks of the platform it runs on.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -112,6 +112,8 @@ pub struct ExitSpec {
     pub listen: Vec<SocketAddr>,
     /// Network of inner IPv4 addresses and the length of its prefix; the first host is the exit.
     pub pool_v4: (Ipv4Addr, u8),
+    /// The same for IPv6; edges get none when unset, or while this host has no IPv6 internet itself.
+    pub pool_v6: Option<(Ipv6Addr, u8)>,
     /// The nodes that may use it beside the mesh's edges.
     pub allowed: Vec<NodeId>,
 }
@@ -125,6 +127,15 @@ pub struct BondSpec {
     pub receiver: ReceiverConfig,
 }
 
+/// An exit's own inner addresses, with the lengths of its pools' prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gateways {
+    /// IPv4.
+    pub v4: (Ipv4Addr, u8),
+    /// IPv6; none where the exit carries no IPv6.
+    pub v6: Option<(Ipv6Addr, u8)>,
+}
+
 /// What only the platform can do. Calls may be repeated with the same or new arguments and must end
 /// in the state of the last call.
 pub trait Platform: Send + Sync + 'static {
@@ -132,8 +143,10 @@ pub trait Platform: Send + Sync + 'static {
     fn session_up(&self, tun: &str, inner: &InnerAddresses) -> BoxFuture<'_, Result<(), String>>;
     /// Edge: takes all that back.
     fn session_down(&self, tun: &str) -> BoxFuture<'_, ()>;
-    /// Exit: gives the TUN device the gateway's address, and forwards and masquerades for the pool.
-    fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> BoxFuture<'_, Result<(), String>>;
+    /// Exit: gives the TUN device the gateways' addresses, and forwards and masquerades for the pools.
+    fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>>;
+    /// Exit: whether this host has a way to the IPv6 internet. Must not block.
+    fn reaches_ipv6(&self) -> bool;
     /// The router behind `interface`, if it has one whose hardware address can be found. Two hosts that
     /// name the same one share an uplink. A platform that cannot tell has none.
     fn gateway(&self, interface: &str) -> BoxFuture<'_, Option<Gateway>> {
@@ -165,6 +178,9 @@ pub enum StartError {
     /// The pool has no room for a gateway and an edge.
     #[error("the pool {0}/{1} is not a network with at least two hosts")]
     Pool(Ipv4Addr, u8),
+    /// The IPv6 pool has a prefix that cannot be used.
+    #[error("the pool {0}/{1} must have a prefix of 32 to 120 bits")]
+    PoolV6(Ipv6Addr, u8),
     /// The TUN device cannot be made.
     #[error("cannot create the TUN device {name}: {source}")]
     Tun {

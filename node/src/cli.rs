@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::bench;
+use crate::{bench, demo};
 
 /// Something failed.
 pub(crate) const FAILED: u8 = 1;
@@ -64,6 +64,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// See it work within a minute: emulated uplinks, real nodes, one of them cut; nothing here is changed
+    Demo(demo::DemoArgs),
     /// Run the node in the foreground until SIGINT or SIGTERM
     Run(run::RunArgs),
     /// Print this node's id, making its key first if there is none
@@ -110,6 +112,7 @@ struct RuntimeDir {
 /// Runs the command that the process was started with.
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Demo(args) => demo::demo(&args),
         Command::Run(args) => run::run(&args),
         Command::Key(args) => key::key(&args.state_dir),
         Command::Init(args) => mesh::init(&args),

@@ -160,6 +160,8 @@ pub(crate) struct Exit {
     pub(crate) listen: Vec<SocketAddr>,
     /// First usable address of the pool: the exit's own.
     pub(crate) pool: (Ipv4Addr, u8),
+    /// The same for IPv6; none when it is not to be carried.
+    pub(crate) pool_v6: Option<(Ipv6Addr, u8)>,
 }
 
 impl Exit {
@@ -171,7 +173,11 @@ impl Exit {
         };
         let listen: BTreeSet<_> =
             public.iter().map(|address| SocketAddr::new(any(address), address.port())).collect();
-        Self { listen: listen.into_iter().collect(), pool: (Ipv4Addr::new(10, 109, 119, 1), 24) }
+        Self {
+            listen: listen.into_iter().collect(),
+            pool: (Ipv4Addr::new(10, 109, 119, 1), 24),
+            pool_v6: Some((Ipv6Addr::new(0xfd6d, 0x7762, 0, 0, 0, 0, 0, 1), 64)),
+        }
     }
 }
 

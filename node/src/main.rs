@@ -5,13 +5,21 @@
 mod bench;
 mod cli;
 mod config;
+mod demo;
 mod identity;
+mod lab_mesh;
+mod lab_refused;
 mod output;
 mod peers_text;
 mod platform;
 mod runtime_dir;
 mod status;
 mod status_text;
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "mwb-node needs a Linux kernel: build and run it on Linux, in a virtual machine or in a container"
+);
 
 use std::process::ExitCode;
 

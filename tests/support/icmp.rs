@@ -10,16 +10,21 @@ use rustix::net::{
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether `target` answers an ICMP echo request (RFC 792) with `number` in it. Needs the right to open raw
-/// sockets, which a lab's hosts have.
+/// Whether `target` answers an ICMP echo request (RFC 792, RFC 4443) with `number` in it. Needs the right to open
+/// raw sockets, which a lab's hosts have.
 pub(crate) fn ping(target: IpAddr, number: u16) -> bool {
-    let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
+    let (family, protocol, ask, answered) = match target {
+        IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, 8, 0),
+        IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6, 128, 129),
+    };
+    let socket = socket(family, SocketType::RAW, Some(protocol)).unwrap();
     rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))
         .unwrap();
     let [high, low] = number.to_be_bytes();
     let (id, payload) = ([0x6d, 0x77], [0x5a; 56]);
-    let mut request = vec![8, 0, 0, 0, id[0], id[1], high, low];
+    let mut request = vec![ask, 0, 0, 0, id[0], id[1], high, low];
     request.extend(payload);
+    // The kernel computes that of ICMPv6, which covers the addresses.
     let checksum = checksum(&request).to_be_bytes();
     request[2..4].copy_from_slice(&checksum);
     let target = SocketAddrAny::from(std::net::SocketAddr::new(target, 0));
@@ -28,9 +33,10 @@ pub(crate) fn ping(target: IpAddr, number: u16) -> bool {
     let mut packet = [0; 1500];
     while Instant::now() < end {
         let Ok((len, _)) = recv(&socket, &mut packet, RecvFlags::empty()) else { continue };
-        let header = usize::from(packet[0] & 15) * 4;
+        // Raw sockets give the IPv4 header too, not that of IPv6.
+        let header = if family == AddressFamily::INET { usize::from(packet[0] & 15) * 4 } else { 0 };
         let answer = packet.get(header..len).unwrap_or_default();
-        if answer.first() == Some(&0) && answer.get(4..) == Some(&request[4..]) {
+        if answer.first() == Some(&answered) && answer.get(4..) == Some(&request[4..]) {
             return true;
         }
     }

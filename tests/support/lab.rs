@@ -1,6 +1,6 @@
 //! An edge, an exit and a server on the internet, connected by two emulated links.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use mwb_sim::lab::{Host, Lab, LabOptions};
@@ -22,7 +22,9 @@ pub(crate) struct Bond {
     pub(crate) edge: Node,
     pub(crate) exit: Node,
     server: Server,
+    server_v6: Server,
     who: SocketAddr,
+    who_v6: SocketAddr,
     lab: Lab,
     weights: Vec<u32>,
     _dir: TempDir,
@@ -56,12 +58,15 @@ impl Bond {
         let dir = tempfile::Builder::new().prefix("mwb-e2e-").tempdir().unwrap();
         let (edge, exit) = (Node::new(lab.host("edge"), dir.path()), Node::new(lab.host("exit"), dir.path()));
         let host = lab.host("server");
-        let address = SocketAddr::new(host.address(), PORT);
-        let server = host.run(move || server(address)).unwrap();
-        let who = SocketAddr::new(host.address(), WHO_PORT);
-        say_who_calls(&host, who);
+        let serve = |address: IpAddr| {
+            let who = SocketAddr::new(address, WHO_PORT);
+            say_who_calls(&host, who);
+            (host.run(move || server(SocketAddr::new(address, PORT))).unwrap(), who)
+        };
+        let (server, who) = serve(host.address());
+        let (server_v6, who_v6) = serve(address_v6(&host).into());
         let weights = links.iter().map(|link| link.3).collect();
-        let bond = Self { edge, exit, server, who, lab, weights, _dir: dir };
+        let bond = Self { edge, exit, server, server_v6, who, who_v6, lab, weights, _dir: dir };
         bond.configure("");
         bond
     }
@@ -89,15 +94,33 @@ impl Bond {
         self.server.address()
     }
 
+    /// The same over IPv6.
+    pub(crate) fn server_v6(&self) -> SocketAddr {
+        self.server_v6.address()
+    }
+
+    /// The host of the servers.
+    pub(crate) fn server_host(&self) -> Host {
+        self.lab.host("server")
+    }
+
     pub(crate) fn emulator(&self) -> EmulatorControl {
         self.lab.emulator()
     }
 
     /// The address that the server sees when a program on the edge calls it; none if no answer comes.
     pub(crate) fn seen_as(&self) -> Option<String> {
-        let who = self.who;
+        self.seen_by(self.who, "0.0.0.0:0")
+    }
+
+    /// The same over IPv6.
+    pub(crate) fn seen_as_v6(&self) -> Option<String> {
+        self.seen_by(self.who_v6, "[::]:0")
+    }
+
+    fn seen_by(&self, who: SocketAddr, from: &'static str) -> Option<String> {
         self.edge.host().run(move || {
-            let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+            let socket = UdpSocket::bind(from).ok()?;
             socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
             socket.connect(who).ok()?;
             socket.send(b"who").ok()?;
@@ -110,6 +133,11 @@ impl Bond {
     /// Whether programs on the edge reach the server through the exit.
     pub(crate) fn is_through(&self) -> bool {
         self.seen_as() == Some(self.lab.host("exit").address().to_string())
+    }
+
+    /// The same over IPv6.
+    pub(crate) fn is_through_v6(&self) -> bool {
+        self.seen_as_v6() == Some(address_v6(&self.lab.host("exit")).to_string())
     }
 
     /// Waits until [`Self::is_through`]; fails with the nodes' logs.
@@ -133,6 +161,15 @@ impl Bond {
         let counters = self.emulator().all_counters().unwrap();
         counters.iter().map(|(_, link)| (link.down.bytes, link.up.bytes)).collect()
     }
+}
+
+/// The first IPv6 address of a host of the lab.
+fn address_v6(host: &Host) -> Ipv6Addr {
+    let v6 = host.addresses().iter().find_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    });
+    v6.expect("every host with IPv4 has IPv6")
 }
 
 /// Answers every datagram with the address it came from. The thread ends with the process: the socket holds the

@@ -81,6 +81,19 @@ impl Node {
         assert!(status.success(), "{status}\n{}", child.stderr());
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Waits for it to end by itself: its exit code and its log.
+    pub(crate) fn ended(&mut self, at_most: Duration) -> (Option<i32>, String) {
+        let mut child = self.child.take().expect("it runs");
+        let status = child.wait_for(at_most).unwrap();
+        let status = status.unwrap_or_else(|| panic!("it still runs:\n{}", child.stderr()));
+        (status.code(), child.stderr())
+    }
+
     /// Its log so far.
     pub(crate) fn log(&self) -> String {
         self.child.as_ref().map(LabChild::stderr).unwrap_or_default()

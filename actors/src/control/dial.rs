@@ -13,6 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::door::admit;
 use super::held::{HeldPath, HeldPaths, REPLACED_GRACE};
+use super::rivals::Rivals;
 use super::slots::{Slot, Slots};
 use super::{CloseCode, ControlStream, JoinError, STEP_TIMEOUT, exporter, hello};
 use crate::clock;
@@ -29,6 +30,9 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How long a dial may take until the handshake is done.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Another node with our key has taken the path: so long it is left to it, or the two would throw each other out as
+/// fast as they can dial.
+const RIVAL_PAUSE: Duration = Duration::from_secs(3);
 /// How often a held path is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// Redialling: 0.1 s, doubling to 5 s, jittered, and never given up.
@@ -66,6 +70,8 @@ pub struct ExitPeer {
     pub mtu: u16,
     /// Paths that joined before this time get new keys.
     pub renew_before: AtomicU64,
+    /// Whether another node uses our key.
+    pub rivals: Rivals,
     /// Told when the exit has assigned addresses.
     pub inner: tokio::sync::watch::Sender<Option<Arc<InnerAddresses>>>,
 }
@@ -211,6 +217,17 @@ async fn watch(peer: &ExitPeer, held: &HeldPath) {
             let (exit, path) = (&peer.name, held.endpoint.id());
             tracing::info!(exit, %path, %reason, "connection of the path has ended");
             peer.held.remove(held, CloseCode::Done);
+            // Our own successor would be the newest: the path would not be watched any more.
+            if CloseCode::Replaced.is_reason(&reason) {
+                if peer.rivals.is_due(clock::now()) {
+                    tracing::warn!(
+                        exit,
+                        "another node uses this node's key and has thrown us out; stop one, or remove its state \
+                         folder so that it makes a key of its own"
+                    );
+                }
+                tokio::time::sleep(RIVAL_PAUSE).await;
+            }
             return;
         }
         if held.silence() >= SILENCE_MAX || peer.is_old(held) {

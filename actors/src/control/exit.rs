@@ -1,8 +1,8 @@
 //! What an exit keeps about its edges: addresses, sessions, connections. Survives the actors.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mwb_proto::buf::BufPool;
@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 use quinn::Connection;
 
 use super::held::{HeldPaths, datagram_max};
+use super::rivals::Rivals;
 use super::serve::Server;
 use super::{CloseCode, ControlStream, exporter};
-use crate::address_pool::AddressPool;
+use crate::address_pool::{AddressPool, AddressPoolV6};
 use crate::channel::BatchQueue;
 use crate::clock;
 use crate::identity::NodeId;
@@ -100,6 +101,8 @@ pub struct EdgePeer {
     /// Joined paths.
     pub held: HeldPaths,
     session: Mutex<Option<Arc<Session>>>,
+    /// Nodes that take turns with its key.
+    rivals: Rivals,
     /// Since when the session has had no path.
     lonely_since: Mutex<Option<Time>>,
 }
@@ -123,6 +126,15 @@ impl std::fmt::Debug for EdgePeer {
     }
 }
 
+/// Where edges get their inner addresses from.
+#[derive(Debug)]
+pub struct Pools {
+    /// Of IPv4.
+    pub v4: AddressPool,
+    /// Of IPv6, if the exit may carry it.
+    pub v6: Option<AddressPoolV6>,
+}
+
 /// The exit's memory.
 pub struct Exit {
     /// Our own name, for the greeting.
@@ -130,7 +142,9 @@ pub struct Exit {
     /// Random at each start of the node.
     pub instance: u64,
     access: Arc<Access>,
-    addresses: Mutex<AddressPool>,
+    pools: Mutex<Pools>,
+    /// Whether IPv6 addresses are handed out: the host has come to the IPv6 internet.
+    ipv6: Arc<AtomicBool>,
     peers: Mutex<BTreeMap<NodeId, Arc<EdgePeer>>>,
     parts: SessionParts,
     /// Plan of the control supervisor.
@@ -140,13 +154,15 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// An exit without edges; `access` judges who may become one.
+    /// An exit without edges; `access` judges who may become one. While `ipv6` says no, none of them gets an
+    /// IPv6 address.
     #[allow(clippy::too_many_arguments, reason = "called once, at the start of a node")]
     pub fn new(
         node_name: String,
         instance: u64,
         access: Arc<Access>,
-        addresses: AddressPool,
+        pools: Pools,
+        ipv6: Arc<AtomicBool>,
         parts: SessionParts,
         control: Arc<Plan>,
         links: Arc<Plan>,
@@ -155,7 +171,8 @@ impl Exit {
             node_name,
             instance,
             access,
-            addresses: Mutex::new(addresses),
+            pools: Mutex::new(pools),
+            ipv6,
             peers: Mutex::default(),
             parts,
             control,
@@ -185,6 +202,7 @@ impl Exit {
                 connections: BatchQueue::new(CONNECTIONS_MAX),
                 held: HeldPaths::new(Arc::clone(&self.links)),
                 session: Mutex::new(None),
+                rivals: Rivals::default(),
                 lonely_since: Mutex::new(None),
             });
             let lent = (Arc::clone(self), Arc::clone(&peer));
@@ -249,32 +267,65 @@ impl Exit {
     /// The peer's session of this id; a new one takes the place of another.
     fn session(&self, peer: &Arc<EdgePeer>, id: u64) -> Option<Arc<Session>> {
         let mut current = peer.session.lock();
+        let inner = Arc::new(self.assign(peer.node)?);
         if let Some(session) = current.as_ref().filter(|session| session.id() == id) {
+            // The host may have come to the IPv6 internet, or lost it.
+            self.settle(session, inner);
             return Some(Arc::clone(session));
         }
-        let (address, prefix, gateway) = {
-            let mut addresses = self.addresses.lock();
-            (addresses.assign(peer.node)?, addresses.prefix(), addresses.gateway())
-        };
         if let Some(old) = current.take() {
-            tracing::info!(edge = peer.name, "a new session takes the place of the old one");
+            if !peer.rivals.gives_way(old.id(), id) {
+                tracing::info!(edge = peer.name, "a new session takes the place of the old one");
+            } else if peer.rivals.is_due(clock::now()) {
+                tracing::warn!(
+                    edge = peer.name,
+                    node = %peer.node,
+                    "two nodes use this node's key and throw each other out; stop one, or remove its state folder so \
+                     that it makes a key of its own"
+                );
+            }
+            for address in old.inner().iter().flat_map(|inner| inner.addresses()) {
+                self.parts.tun.remove_session(address, &old);
+            }
             old.uninstall_all();
             peer.held.remove_all(CloseCode::Replaced);
         }
         let table = Arc::clone(&self.parts.table);
         let session = Session::new(peer.name.clone(), Role::Exit, peer.node, id, table);
-        session.set_inner(Arc::new(InnerAddresses {
-            v4: Some((address, prefix)),
-            v6: None,
-            gateway_v4: Some(gateway),
-            mtu: self.parts.mtu,
-            dns: Vec::new(),
-        }));
         self.parts.start(&session);
-        self.parts.tun.add_session(IpAddr::V4(address), &session);
-        tracing::info!(edge = peer.name, %address, "session");
+        tracing::info!(edge = peer.name, addresses = ?inner.addresses().collect::<Vec<_>>(), "session");
+        self.settle(&session, inner);
         *current = Some(Arc::clone(&session));
         Some(session)
+    }
+
+    /// The inner addresses of `node` as they are now; `None` when the IPv4 pool is used up.
+    fn assign(&self, node: NodeId) -> Option<InnerAddresses> {
+        let mut pools = self.pools.lock();
+        let v4 = (pools.v4.assign(node)?, pools.v4.prefix());
+        let v6 = pools.v6.as_mut().filter(|_| self.ipv6.load(Ordering::Relaxed));
+        Some(InnerAddresses {
+            v4: Some(v4),
+            v6: v6.and_then(|pool| Some((pool.assign(node)?, pool.prefix()))),
+            gateway_v4: Some(pools.v4.gateway()),
+            mtu: self.parts.mtu,
+            dns: Vec::new(),
+        })
+    }
+
+    /// Gives `session` its addresses, and leads what comes for them into it.
+    fn settle(&self, session: &Arc<Session>, inner: Arc<InnerAddresses>) {
+        let before = session.inner();
+        if before.as_ref() == Some(&inner) {
+            return;
+        }
+        for gone in before.iter().flat_map(|before| before.addresses()).filter(|old| !inner.owns(*old)) {
+            self.parts.tun.remove_session(gone, session);
+        }
+        for address in inner.addresses() {
+            self.parts.tun.add_session(address, session);
+        }
+        session.set_inner(inner);
     }
 
     /// Ends the peer's session when it has had no path for a minute.
@@ -292,8 +343,8 @@ impl Exit {
         }
         *lonely = None;
         tracing::info!(edge = peer.name, "the session has ended");
-        if let Some((address, _)) = session.inner().and_then(|inner| inner.v4) {
-            self.parts.tun.remove_session(IpAddr::V4(address), &session);
+        for address in session.inner().iter().flat_map(|inner| inner.addresses()) {
+            self.parts.tun.remove_session(address, &session);
         }
         self.parts.sessions.remove(session.name());
         *current = None;

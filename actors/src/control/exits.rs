@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::dial::{Dialler, ExitPeer};
 use super::exit::SessionParts;
 use super::held::HeldPaths;
+use super::rivals::Rivals;
 use super::slots::{Slot, Slots};
 use super::{CloseCode, transport};
 use crate::identity::Identity;
@@ -168,6 +169,7 @@ impl Exits {
             tls,
             mtu: parts.session.mtu,
             renew_before: AtomicU64::new(0),
+            rivals: Rivals::default(),
             inner: parts.inner.clone(),
         }))
     }

@@ -12,7 +12,7 @@ use quinn_udp::Transmit;
 
 use super::*;
 use crate::clock;
-use crate::control::{ControlStream, exporter, hello, transport};
+use crate::control::{ControlStream, JoinError, STEP_TIMEOUT, exporter, hello, transport};
 use crate::driver::Pulse;
 use crate::identity::NodeId;
 use crate::membership::Access;
@@ -304,6 +304,37 @@ async fn a_stranger_may_say_little() {
     ours.send_raw(&noise).await.expect("sent");
     let error = theirs.next().await.expect_err("too much");
     assert!(error.to_string().contains("too many bytes"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_stalls_is_given_up_in_time() {
+    let Pair { stream: (mut ours, mut theirs), .. } = pair().await;
+    // A frame of 200 bytes of which 50 come.
+    let mut half = 200_u32.to_be_bytes().to_vec();
+    half.resize(50, 0);
+    ours.send_raw(&half).await.expect("sent");
+    let began = std::time::Instant::now();
+    let error = theirs.next().await.expect_err("nothing whole came");
+    assert!(matches!(error, JoinError::Timeout), "{error}");
+    assert!(began.elapsed() < STEP_TIMEOUT * 3, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_known_peer_that_floods_is_given_up_in_time() {
+    let Pair { stream: (mut ours, mut theirs), .. } = pair().await;
+    theirs.trust();
+    // Well-formed frames of an unknown kind, as fast as they go: skipped one by one, never kept.
+    let mut frame = 200_u32.to_be_bytes().to_vec();
+    frame.extend(999_u16.to_be_bytes());
+    frame.resize(4 + 200, 0);
+    let flood = tokio::spawn(async move {
+        let noise = frame.repeat(100);
+        while ours.send_raw(&noise).await.is_ok() {}
+    });
+    let error = theirs.next().await.expect_err("no message came");
+    assert!(matches!(error, JoinError::Timeout), "{error}");
+    // Who does not read does not grow either: the window of the stream is full.
+    flood.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mwb_actors::{
-    BondSpec, ExitSpec, Identity, InnerAddresses, NodeSpec, PeerSpec, Platform, RunningNode, TunSpec,
-    UplinkSpec,
+    BondSpec, ExitSpec, Gateways, Identity, InnerAddresses, NodeSpec, PeerSpec, Platform, RunningNode,
+    TunSpec, UplinkSpec,
 };
 use tokio::runtime::Runtime;
 
@@ -58,9 +58,13 @@ impl Platform for Host {
         async {}.boxed()
     }
 
-    fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> BoxFuture<'_, Result<(), String>> {
-        Self::up(tun, gateway.0, gateway.1);
+    fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>> {
+        Self::up(tun, gateways.v4.0, gateways.v4.1);
         async { Ok(()) }.boxed()
+    }
+
+    fn reaches_ipv6(&self) -> bool {
+        false
     }
 }
 
@@ -200,6 +204,7 @@ impl Bed {
             exit: Some(ExitSpec {
                 listen: vec!["0.0.0.0:4700".parse().expect("address")],
                 pool_v4: (Ipv4Addr::new(10, 99, 0, 0), 24),
+                pool_v6: None,
                 allowed: vec![edge_key.node_id()],
             }),
             ..node("exit", &exit_key)

@@ -12,13 +12,13 @@ use mwb_sim::traffic::{
 };
 use mwb_sim::wan::{LinkCounters, LinkSpec};
 
-use super::pair::Pair;
 use super::profile::{Link, Profile};
 use super::report::{Echo, Lateness, LinkBytes, RawLink, Run, Transfer, Ways};
 use super::{CUT, overhead};
+use crate::lab_mesh::{Mesh, MeshOptions};
 
 /// Where the test server listens.
-const PORT: u16 = 7000;
+pub(super) const PORT: u16 = 7000;
 /// Echoes per second and their UDP payload: a game's or a call's.
 const ECHO_RATE: f64 = 20.0;
 const ECHO_BYTES: usize = 100;
@@ -33,7 +33,7 @@ const LOAD_BYTES: usize = 1200;
 const LOAD_SETTLE: Duration = Duration::from_secs(3);
 const LOAD_COUNTED: Duration = Duration::from_secs(5);
 
-type Flow = fn(&FlowSpec) -> Result<FlowResult, TrafficError>;
+pub(super) type Flow = fn(&FlowSpec) -> Result<FlowResult, TrafficError>;
 
 /// A lab that is ready to measure.
 pub(super) struct Bench<'a> {
@@ -81,7 +81,12 @@ impl<'a> Bench<'a> {
             upload: raw.iter().map(|raw| raw.mbit.upload).sum(),
         };
         (self.say)("starting the nodes");
-        let pair = Pair::start(&self.lab, self.profile, self.mode, trace)?;
+        let options = MeshOptions {
+            mode: self.mode.unwrap_or_default(),
+            weights: self.profile.links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
+            trace: trace.map(|(dir, prefix)| (dir.to_owned(), prefix)),
+        };
+        let mesh = Mesh::start(&self.lab, &options, &|| Ok(()))?;
         let emulator = self.lab.emulator();
         emulator.reset_lateness()?;
 
@@ -103,7 +108,7 @@ impl<'a> Bench<'a> {
                 "the emulator was overrun and lost {overrun} packets: these figures do not count"
             ));
         }
-        pair.stop()?;
+        mesh.stop()?;
 
         let link_bytes =
             before.iter().zip(&between).zip(&after).map(|(((link, before), (_, between)), (_, after))| {
@@ -208,7 +213,7 @@ impl<'a> Bench<'a> {
 }
 
 /// A flow that did not end well, or not with the congestion control that was asked for, is no figure.
-fn check(result: FlowResult, name: &str) -> anyhow::Result<FlowResult> {
+pub(super) fn check(result: FlowResult, name: &str) -> anyhow::Result<FlowResult> {
     if let Some(failure) = &result.failure {
         bail!("the {name} failed: {failure}");
     }
@@ -234,6 +239,6 @@ fn summary(result: &EchoResult) -> Echo {
     }
 }
 
-fn lost_by_emulator(link: &LinkCounters) -> u64 {
+pub(super) fn lost_by_emulator(link: &LinkCounters) -> u64 {
     [link.up, link.down].iter().map(|way| way.dropped_emulator + way.dropped_socket).sum()
 }

@@ -24,6 +24,9 @@ pub(super) struct Profile {
     pub(super) name: String,
     /// One line for people.
     pub(super) about: String,
+    /// One host of a LAN for each link, instead of one host with all of them.
+    #[serde(default)]
+    pub(super) lan: bool,
     /// At least one.
     pub(super) links: Vec<Link>,
 }

@@ -220,6 +220,7 @@ fn spec(
     let exit = config.exit.as_ref().map(|exit| ExitSpec {
         listen: exit.listen.clone(),
         pool_v4: exit.pool,
+        pool_v6: exit.pool_v6,
         allowed: config.peers.iter().map(|peer| peer.node_id).collect(),
     });
     let lan = config.lan.as_ref().map(|lan| LanSpec {

@@ -1,12 +1,12 @@
 //! From what was written to what is meant: ranges, references and duplicates, all faults at once.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use config::{Value, ValueKind};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use mwb_actors::identity::NodeId;
 use mwb_actors::spec::EXIT_ADDRESSES_MAX;
 use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
@@ -300,20 +300,42 @@ fn exit(written: &file::Exit, faults: &mut Faults<'_>) -> Exit {
     if written.listen.is_empty() {
         faults.add("exit.listen", "an exit has to listen", "write listen = [\"0.0.0.0:9000\"]");
     }
-    let pool = written.pool.parse::<Ipv4Net>().ok().filter(|net| net.prefix_len() <= 30);
+    Exit { listen, pool: pool(&written.pool, faults), pool_v6: pool_v6(&written.pool_v6, faults) }
+}
+
+fn pool(written: &str, faults: &mut Faults<'_>) -> (Ipv4Addr, u8) {
+    let fix = "write a private network that you do not use: \"10.109.119.0/24\"";
+    let pool = written.parse::<Ipv4Net>().ok().filter(|net| net.prefix_len() <= 30);
     let Some(pool) = pool else {
-        let problem = format!("{:?} is no IPv4 network with room for two nodes", written.pool);
-        faults.add("exit.pool", problem, "write a private network that you do not use: \"10.109.119.0/24\"");
-        return Exit { listen, pool: (std::net::Ipv4Addr::UNSPECIFIED, 0) };
+        faults.add("exit.pool", format!("{written:?} is no IPv4 network with room for two nodes"), fix);
+        return (Ipv4Addr::UNSPECIFIED, 0);
     };
     let unusable =
         pool.network().is_loopback() || pool.network().is_multicast() || pool.network().is_unspecified();
     if unusable || pool.prefix_len() < 8 {
-        let fix = "write a private network that you do not use: \"10.109.119.0/24\"";
         faults.add("exit.pool", format!("{pool} cannot be handed out"), fix);
     }
     let gateway = pool.hosts().next().unwrap_or_else(|| pool.network());
-    Exit { listen, pool: (gateway, pool.prefix_len()) }
+    (gateway, pool.prefix_len())
+}
+
+/// The exit's own address in the IPv6 pool; none when nothing is written.
+fn pool_v6(written: &str, faults: &mut Faults<'_>) -> Option<(Ipv6Addr, u8)> {
+    if written.is_empty() {
+        return None;
+    }
+    let usable = |net: &Ipv6Net| {
+        let network = net.network();
+        (32..=120).contains(&net.prefix_len())
+            && !(network.is_multicast() || network.is_unicast_link_local() || network.is_unspecified())
+    };
+    let Some(pool) = written.parse::<Ipv6Net>().ok().filter(usable) else {
+        let fix = "write a network of your own like \"fd6d:7762::/64\", or \"\" to carry no IPv6";
+        let problem = format!("{written:?} is no IPv6 network to hand out, with a prefix of 32 to 120 bits");
+        faults.add("exit.pool_v6", problem, fix);
+        return None;
+    };
+    Some((Ipv6Addr::from(u128::from(pool.network()) | 1), pool.prefix_len()))
 }
 
 fn mode(written: &file::Routing, faults: &mut Faults<'_>) -> RoutingMode {

@@ -113,11 +113,16 @@ impl Default for Lan {
 pub(super) struct Exit {
     pub(super) listen: Vec<String>,
     pub(super) pool: String,
+    pub(super) pool_v6: String,
 }
 
 impl Default for Exit {
     fn default() -> Self {
-        Self { listen: vec!["0.0.0.0:9000".to_owned()], pool: "10.109.119.0/24".to_owned() }
+        Self {
+            listen: vec!["0.0.0.0:9000".to_owned()],
+            pool: "10.109.119.0/24".to_owned(),
+            pool_v6: "fd6d:7762::/64".to_owned(),
+        }
     }
 }
 

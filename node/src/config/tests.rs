@@ -95,6 +95,7 @@ fn defaults_fill_an_exit() {
     let exit = config.exit.expect("is one");
     assert_eq!(exit.listen, ["0.0.0.0:9000".parse().unwrap()]);
     assert_eq!(exit.pool, (Ipv4Addr::new(10, 109, 119, 1), 24));
+    assert_eq!(exit.pool_v6, Some(("fd6d:7762::1".parse().unwrap(), 64)));
 }
 
 #[test]
@@ -214,6 +215,9 @@ fn exits_need_a_pool_and_an_address() {
     assert_eq!(fault(&exit("pool = \"10.0.0.0/31\"\n")).key, "exit.pool");
     assert_eq!(fault(&exit("pool = \"127.0.0.0/24\"\n")).key, "exit.pool");
     assert_eq!(fault(&exit("pool = \"10.0.0.0\"\n")).key, "exit.pool");
+    for pool in ["10.0.0.0/24", "fd00::/128", "fe80::/64", "ff02::/64", "::/64", "off"] {
+        assert_eq!(fault(&exit(&format!("pool_v6 = \"{pool}\"\n"))).key, "exit.pool_v6", "{pool}");
+    }
     assert_eq!(fault(&exit("listen = []\n")).key, "exit.listen");
     assert_eq!(fault(&exit("listen = [\"9000\"]\n")).key, "exit.listen[0]");
 }

@@ -11,19 +11,22 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 pub(crate) use journal::Journal;
 use mwb_actors::session::InnerAddresses;
-use mwb_actors::spec::Platform;
+use mwb_actors::spec::{Gateways, Platform};
 use mwb_proto::control::Gateway;
 use netlink::{Changes, Netlink};
 
 /// Mark of our outer packets, number of our routing table, and ("mw" in ASCII) our signature.
 pub(crate) const MARK: u32 = 0x6d77;
+
+/// A name server of the internet's root: where a way to it is, there is IPv6. Nothing is sent.
+const IPV6_INTERNET: Ipv6Addr = Ipv6Addr::new(0x2001, 0x7fd, 0, 0, 0, 0, 0, 1);
 
 /// How long interfaces may take to settle after the first message about a change.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -147,13 +150,13 @@ impl LinuxPlatform {
     pub(crate) async fn edge_up(&self, tun: &str, addresses: &EdgeAddresses) -> Result<(), PlatformError> {
         let netlink = Netlink::open()?;
         let index = netlink.index(tun).await?;
+        if routes::has_ipv6() {
+            sysctl::only_assigned_ipv6(tun)?;
+        }
         netlink.up(tun, index, addresses.mtu).await?;
+        netlink.remove_addresses_but(tun, index, &addresses.inner).await?;
         for (address, prefix) in &addresses.inner {
             netlink.add_address(tun, index, *address, *prefix).await?;
-        }
-        if routes::has_ipv6() && !addresses.inner.iter().any(|(address, _)| address.is_ipv6()) {
-            sysctl::no_ipv6_source(tun)?;
-            netlink.remove_ipv6_addresses(tun, index).await?;
         }
         routes::lead_into(&netlink, tun, index).await
     }
@@ -173,15 +176,19 @@ impl LinuxPlatform {
     ///
     /// # Errors
     /// The first change that failed; what was made before it stays until [`cleanup::clean`].
-    pub(crate) async fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> Result<(), PlatformError> {
+    pub(crate) async fn exit_up(&self, tun: &str, gateways: &Gateways) -> Result<(), PlatformError> {
         let netlink = Netlink::open()?;
         let index = netlink.index(tun).await?;
         netlink.up(tun, index, None).await?;
-        netlink.add_address(tun, index, gateway.0.into(), gateway.1).await?;
+        netlink.add_address(tun, index, gateways.v4.0.into(), gateways.v4.1).await?;
+        if let Some((address, prefix)) = gateways.v6 {
+            netlink.add_address(tun, index, address.into(), prefix).await?;
+        }
         let mut journal = Journal::open(&self.runtime_dir)?;
         journal.note_nftables()?;
-        nftables::masquerade(tun, gateway).await?;
-        sysctl::forward_ipv4(&mut journal)
+        nftables::masquerade(tun, *gateways).await?;
+        sysctl::forward_ipv4(&mut journal)?;
+        if gateways.v6.is_some() { sysctl::forward_ipv6(&mut journal) } else { Ok(()) }
     }
 }
 
@@ -198,9 +205,19 @@ impl Platform for LinuxPlatform {
         Box::pin(self.edge_down())
     }
 
-    fn exit_up(&self, tun: &str, gateway: (Ipv4Addr, u8)) -> BoxFuture<'_, Result<(), String>> {
-        let tun = tun.to_owned();
-        Box::pin(async move { Self::exit_up(self, &tun, gateway).await.map_err(|error| error.to_string()) })
+    fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>> {
+        let (tun, gateways) = (tun.to_owned(), *gateways);
+        Box::pin(async move { Self::exit_up(self, &tun, &gateways).await.map_err(|error| error.to_string()) })
+    }
+
+    fn reaches_ipv6(&self) -> bool {
+        // Connecting a datagram socket looks up the route and the source address, no more.
+        let source = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
+            .and_then(|socket| socket.connect((IPV6_INTERNET, 53)).and_then(|()| socket.local_addr()));
+        source.is_ok_and(|source| match source.ip() {
+            IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
+            IpAddr::V4(_) => false,
+        })
     }
 
     fn gateway(&self, interface: &str) -> BoxFuture<'_, Option<Gateway>> {

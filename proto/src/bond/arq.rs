@@ -42,6 +42,7 @@ pub(crate) struct ResendStore {
     idle: Vec<u32>,
     queue: VecDeque<Key>,
     bytes: usize,
+    arrived: u64,
 }
 
 /// What a packet is held with, at its first sending.
@@ -95,7 +96,7 @@ impl ResendStore {
         self.held_mut(key).refs += 1;
     }
 
-    /// Whether other datagrams carry it too.
+    /// Whether another datagram carries it, or it is queued besides.
     pub(crate) fn is_shared(&self, key: Key) -> bool {
         self.held(key).refs > 1
     }
@@ -105,7 +106,9 @@ impl ResendStore {
         let held = self.held_mut(key);
         held.refs -= 1;
         if held.refs == 0 {
-            self.bytes -= held.packet.len();
+            let (len, delivered) = (held.packet.len(), held.delivered);
+            self.bytes -= len;
+            self.arrived += u64::from(delivered);
             self.slots[key.0 as usize] = None;
             self.idle.push(key.0);
         }
@@ -143,6 +146,11 @@ impl ResendStore {
         self.bytes
     }
 
+    /// Packets let go because they arrived; those let go otherwise have been given up.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
     /// Packets held.
     pub(crate) fn packets(&self) -> usize {
         self.slots.len() - self.idle.len()
@@ -177,7 +185,7 @@ mod tests {
         assert_eq!(store.next(), Some(key));
         store.held_mut(key).delivered = true;
         assert_eq!(store.next(), None);
-        assert_eq!((store.packets(), store.bytes()), (0, 0));
+        assert_eq!((store.packets(), store.bytes(), store.arrived()), (0, 0, 1));
     }
 
     #[test]

@@ -19,10 +19,8 @@ mod lane;
 mod seen;
 
 use lane::{Lane, Placed};
-use seen::Seen;
+use seen::{Seen, Sight};
 
-/// Sequences of the unordered lane that are remembered against copies.
-const UNORDERED_WINDOW: usize = 1 << 16;
 /// Missing and held sequences of all lanes together (40 B each).
 const SLOTS_MAX: usize = 1 << 17;
 /// Margin of every deadline for scheduling jitter.
@@ -68,7 +66,7 @@ impl Reorder {
             config,
             lanes: (0..LANES).map(|_| None).collect(),
             blocked: Vec::new(),
-            unordered: Seen::new(UNORDERED_WINDOW),
+            unordered: Seen::default(),
             incarnation: None,
             delays: Vec::new(),
             hold_at: Time::ZERO,
@@ -134,10 +132,10 @@ impl Reorder {
             }
         }
         if header.lane == LANE_UNORDERED {
-            if self.unordered.insert(header.lane_seq) {
-                self.deliver(packet);
-            } else {
-                self.stats.duplicates += 1;
+            match self.unordered.insert(header.lane_seq) {
+                Sight::New => self.deliver(packet),
+                Sight::Known => self.stats.duplicates += 1,
+                Sight::TooOld => self.stats.too_old += 1,
             }
             return;
         }
@@ -160,6 +158,7 @@ impl Reorder {
                 self.deliver(packet);
             }
             Placed::Duplicate => self.stats.duplicates += 1,
+            Placed::TooOld => self.stats.too_old += 1,
             Placed::Restarted(held) => {
                 for p in held {
                     self.unhold(&p);

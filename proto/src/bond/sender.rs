@@ -331,6 +331,7 @@ impl Sender {
             resent: self.counters.resent,
             copied: self.counters.copied,
             broadcast: self.counters.broadcast,
+            packets_arrived: self.store.arrived(),
             given_up: self.counters.given_up,
             dropped_codel: stats.dropped_codel,
             marked: stats.marked,

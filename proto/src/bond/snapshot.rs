@@ -101,7 +101,11 @@ pub struct SenderSnapshot {
     pub copied: u64,
     /// Copies sent because the mode is `broadcast`.
     pub broadcast: u64,
-    /// Lost packets given up.
+    /// Packets that arrived and are held no longer. `packets_sent` is this, `given_up` and
+    /// `held_packets` together, at any time.
+    pub packets_arrived: u64,
+    /// Packets given up: all copies lost, and too old or too often sent for another. One may still
+    /// arrive late.
     pub given_up: u64,
     /// Dropped by CoDel.
     pub dropped_codel: u64,
@@ -126,6 +130,8 @@ pub struct ReceiverSnapshot {
     pub duplicates: u64,
     /// Packets that came after their gap had been given up, handed on all the same.
     pub late: u64,
+    /// Packets dropped because they came so far behind their lane that they cannot be told from copies.
+    pub too_old: u64,
     /// Gaps given up at their deadline.
     pub timed_out: u64,
     /// Sequences the sender said it will not send.

@@ -53,6 +53,8 @@ pub struct Resolution<T> {
     pub lost_packets: u64,
     /// Datagrams newly known to have arrived.
     pub acked_packets: u64,
+    /// Their wire bytes.
+    pub acked_bytes: u64,
     /// Datagrams that arrived after they had been declared lost.
     pub spurious: u64,
     /// The highest datagram that arrived, when it is a new one.
@@ -80,6 +82,7 @@ impl<T> Default for Resolution<T> {
             lost_bytes: 0,
             lost_packets: 0,
             acked_packets: 0,
+            acked_bytes: 0,
             spurious: 0,
             highest: None,
         }
@@ -94,6 +97,7 @@ impl<T> Resolution<T> {
         self.lost_bytes = 0;
         self.lost_packets = 0;
         self.acked_packets = 0;
+        self.acked_bytes = 0;
         self.spurious = 0;
         self.highest = None;
     }
@@ -237,6 +241,7 @@ impl<T: Clone> Flight<T> {
             if arrived {
                 sent.fate = Fate::Acked;
                 out.acked_packets += 1;
+                out.acked_bytes += u64::from(sent.bytes);
                 out.acked.push(sent.content.clone());
             } else if seq < floor || highest - seq > self.threshold {
                 sent.fate = Fate::Lost;

@@ -11,7 +11,11 @@
 //! ```
 //! `c` is the delivery rate, `q` the standing queue, `fb` the feedback time. Rates are bit/s.
 
+mod policer;
+
 use std::collections::VecDeque;
+
+use self::policer::{Advice, Policer};
 
 use crate::path::delay::DelayModel;
 use crate::time::Time;
@@ -76,6 +80,7 @@ pub struct RateControl {
     rate_before_cut: f64,
     last_update: f64,
     measured: bool,
+    policer: Policer,
 }
 
 impl RateControl {
@@ -97,6 +102,7 @@ impl RateControl {
             rate_before_cut: 0.0,
             last_update: t,
             measured: false,
+            policer: Policer::new(t),
         }
     }
 
@@ -174,6 +180,11 @@ impl RateControl {
         self.capacity().max(self.rate / 2.0) * span / 8.0 + 4.0 * packet
     }
 
+    /// Counts what a report has resolved: packets and wire bytes that arrived, packets that did not.
+    pub fn on_fate(&mut self, acked: u64, acked_bytes: u64, lost: u64) {
+        self.policer.on_fate(acked, acked_bytes, lost);
+    }
+
     /// Takes the sample of one report; `delay` has already taken its own half.
     /// Returns seconds by which the delay base must be moved, when cuts have proven it wrong.
     pub fn on_sample(
@@ -204,12 +215,34 @@ impl RateControl {
             }
             Phase::Steady => self.steady(sample, q, target, delay, t),
         };
+        self.heed_loss(sample, q > (2.0 * target).max(0.008), delay.feedback(), t);
         self.rate = self.rate.max(RATE_MIN);
         if let Some(cap) = self.cap {
             self.rate = self.rate.min(cap);
         }
         self.last_update = t;
         shift
+    }
+
+    /// Keeps below a limit that shows as loss without a queue.
+    fn heed_loss(&mut self, s: RateSample, queued: bool, feedback: f64, t: f64) {
+        match self.policer.on_sample((s.rate, s.app_limited, queued), self.rate, feedback, t) {
+            Advice::None => {}
+            Advice::Cut(rate) => {
+                self.rate = rate;
+                self.phase = Phase::Steady;
+                self.ramp = RAMP_MIN;
+                // What was counted as delivered has partly been lost.
+                self.delivered.clear();
+            }
+            Advice::Restore(rate) => self.rate = self.rate.max(rate),
+        }
+        if let Some(ceiling) = self.policer.ceiling() {
+            self.rate = self.rate.min(ceiling);
+            while self.delivered.front().is_some_and(|d| d.1 > ceiling) {
+                self.delivered.pop_front();
+            }
+        }
     }
 
     fn startup(&mut self, c: f64, q: f64, target: f64, instant: f64, app_limited: bool) {

@@ -127,13 +127,18 @@ impl Ledger {
             self.violation(now, format!("{side:?}: {emitted} packets in, {accounted} accounted for"));
         }
         let missing = sender.packets_sent.saturating_sub(delivered);
-        let held = sender.held_packets as u64 + receiver.held_packets as u64 + sender.given_up;
-        if delivered > sender.packets_sent || missing > held {
+        let held = sender.held_packets as u64 + receiver.held_packets as u64;
+        if delivered > sender.packets_sent || missing > held + sender.given_up + receiver.too_old {
             self.violation(
                 now,
                 format!(
-                    "{side:?}: {} sent, {delivered} delivered, {} held for resends, {} held in lanes, {} given up",
-                    sender.packets_sent, sender.held_packets, receiver.held_packets, sender.given_up
+                    "{side:?}: {} sent, {delivered} delivered, {} held for resends, {} held in lanes, \
+                     {} given up, {} too old",
+                    sender.packets_sent,
+                    sender.held_packets,
+                    receiver.held_packets,
+                    sender.given_up,
+                    receiver.too_old
                 ),
             );
         }

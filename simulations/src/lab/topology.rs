@@ -1,6 +1,7 @@
 //! The topologies: which namespaces there are and what connects them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use crate::wan::bridge::PacketSocket;
 use crate::wan::{ETHERNET_HEADER, Emulator, EmulatorConfig, EmulatorControl, LinkPorts, LinkSpec};
@@ -39,7 +40,7 @@ pub struct Lab {
     emulator: Emulator,
     hosts: Vec<Host>,
     _plumbing: Vec<Namespace>,
-    _files: RuntimeDir,
+    files: RuntimeDir,
 }
 
 impl Lab {
@@ -98,6 +99,12 @@ impl Lab {
     /// All hosts.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
+    }
+
+    /// A folder for files of the lab's programs, which hosts see under the same path. It is removed with the
+    /// lab; that of a killed lab is removed by the next one.
+    pub fn dir(&self) -> &Path {
+        self.files.path()
     }
 
     /// Control of the emulated links.
@@ -307,7 +314,7 @@ impl<'a> Plan<'a> {
             self.files.path(),
         ));
         self.plumbing.push(self.wan);
-        Ok(Lab { emulator, hosts: self.hosts, _plumbing: self.plumbing, _files: self.files })
+        Ok(Lab { emulator, hosts: self.hosts, _plumbing: self.plumbing, files: self.files })
     }
 }
 

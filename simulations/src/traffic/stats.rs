@@ -148,11 +148,21 @@ impl FlowResult {
     /// last delivery if it was bounded by bytes. Zero if nothing is left.
     pub fn goodput_mbit(&self, skip: Duration) -> f64 {
         let end = self.window_s.unwrap_or(self.seconds);
-        let bin = BIN.as_secs_f64();
-        let first = (skip.as_secs_f64() / bin).round() as usize;
-        let last = (end / bin).ceil() as usize;
+        let first = (skip.as_secs_f64() / BIN.as_secs_f64()).round() as usize;
+        let last = (end / BIN.as_secs_f64()).ceil() as usize;
+        self.mbit(first, last, end - first as f64 * BIN.as_secs_f64())
+    }
+
+    /// Mean Mbit/s of payload from `from` to `to`, both counted from the request and rounded to 100 ms. Zero
+    /// if nothing is in between.
+    pub fn goodput_mbit_between(&self, from: Duration, to: Duration) -> f64 {
+        let [first, last] = [from, to].map(|at| (at.as_secs_f64() / BIN.as_secs_f64()).round() as usize);
+        self.mbit(first, last, last.saturating_sub(first) as f64 * BIN.as_secs_f64())
+    }
+
+    /// What came in the bins from `first` to before `last`, over `seconds`.
+    fn mbit(&self, first: usize, last: usize, seconds: f64) -> f64 {
         let bytes: u64 = self.bytes_per_100ms.iter().take(last).skip(first).sum();
-        let seconds = end - first as f64 * bin;
         if seconds <= 0.0 { 0.0 } else { bytes as f64 * 8.0 / 1e6 / seconds }
     }
 
@@ -203,6 +213,10 @@ mod tests {
         assert!((result.goodput_mbit(Duration::ZERO) - 7.5).abs() < 1e-9);
         assert!((result.goodput_mbit(Duration::from_secs(2)) - 10.0).abs() < 1e-9);
         assert_eq!(result.goodput_mbit(Duration::from_secs(4)), 0.0);
+        let between =
+            |from, to| result.goodput_mbit_between(Duration::from_secs(from), Duration::from_secs(to));
+        assert!((between(0, 1) - 10.0).abs() < 1e-9 && (between(0, 2) - 5.0).abs() < 1e-9);
+        assert_eq!((between(1, 2), between(3, 1)), (0.0, 0.0));
         result.sender.bytes = 30 * 125_000;
         assert!(result.complete());
     }

@@ -10,7 +10,7 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,9 @@ pub struct FlowSpec {
     /// The whole flow fails after this: for [`Amount::Bytes`] from the start, for
     /// [`Amount::Duration`] after its time is over.
     pub patience: Duration,
+    /// Counts the payload bytes delivered so far, for who watches the flow while it runs. Downloads only:
+    /// an upload is delivered elsewhere.
+    pub progress: Option<Arc<AtomicU64>>,
 }
 
 impl FlowSpec {
@@ -71,6 +74,7 @@ impl FlowSpec {
             source: None,
             seed: 1,
             patience: Duration::from_secs(10),
+            progress: None,
         }
     }
 
@@ -109,6 +113,12 @@ impl FlowSpec {
         self
     }
 
+    /// The same with a counter of what was delivered.
+    pub fn progress(mut self, delivered: Arc<AtomicU64>) -> Self {
+        self.progress = Some(delivered);
+        self
+    }
+
     fn limit(&self) -> Duration {
         limit(self.amount, self.patience)
     }
@@ -140,7 +150,7 @@ struct Request {
 /// Receives a flow from the server.
 pub fn download(spec: &FlowSpec) -> Result<FlowResult, TrafficError> {
     let (link, mut payload) = open(spec, Direction::Download)?;
-    Ok(link.receive(&mut payload, spec.amount))
+    Ok(link.receive(&mut payload, spec.amount, spec.progress.as_deref()))
 }
 
 /// Sends a flow to the server. The result is the server's.
@@ -324,10 +334,10 @@ impl Link {
     }
 
     /// Receives chunks and the report. The clock starts now.
-    fn receive(mut self, payload: &mut Payload, amount: Amount) -> FlowResult {
+    fn receive(mut self, payload: &mut Payload, amount: Amount, progress: Option<&AtomicU64>) -> FlowResult {
         let mut deliveries = Deliveries::new(Instant::now());
         let mut checksum_ok = true;
-        let done = self.receive_chunks(payload, &mut deliveries, &mut checksum_ok);
+        let done = self.receive_chunks(payload, &mut deliveries, &mut checksum_ok, progress);
         if done.is_err() {
             deliveries.gap_until(Instant::now());
         }
@@ -349,6 +359,7 @@ impl Link {
         payload: &mut Payload,
         deliveries: &mut Deliveries,
         checksum_ok: &mut bool,
+        progress: Option<&AtomicU64>,
     ) -> io::Result<SenderReport> {
         // Whole reads are delivered, not whole chunks: a chunk boundary is no pause.
         let mut buffer = vec![0; 4 * CHUNK];
@@ -361,6 +372,9 @@ impl Link {
                 let want = left.min(buffer.len());
                 let count = self.read_some(&mut buffer[..want])?;
                 deliveries.record(count, Instant::now());
+                if let Some(progress) = progress {
+                    progress.fetch_add(count as u64, Ordering::Relaxed);
+                }
                 *checksum_ok &= payload.check(&buffer[..count]);
                 left -= count;
             }
@@ -444,7 +458,7 @@ fn serve_flow(stream: TcpStream) -> io::Result<()> {
         Direction::Download => link.send(&mut payload, request.amount).map(drop),
         Direction::Upload => {
             let answer = link.stream.try_clone()?;
-            let result = link.receive(&mut payload, request.amount);
+            let result = link.receive(&mut payload, request.amount, None);
             let mut answer = Link { stream: answer, deadline: Instant::now() + CONNECT_MAX, refused: None };
             answer.write_message(&result)
         }

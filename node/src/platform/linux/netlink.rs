@@ -6,9 +6,9 @@ use std::pin::Pin;
 use futures_util::stream::Stream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::NetlinkMessage;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
 use tokio::task::JoinHandle;
@@ -105,20 +105,36 @@ impl Netlink {
         address: IpAddr,
         prefix: u8,
     ) -> Result<(), PlatformError> {
-        let result = self.handle.address().add(index, address, prefix).replace().execute().await;
+        let mut request = self.handle.address().add(index, address, prefix).replace();
+        if address.is_ipv6() {
+            // Nobody else on a tunnel could have it, and it may be used at once.
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        let result = request.execute().await;
         result.map_err(PlatformError::netlink(format!("giving {name} the address {address}/{prefix}")))
     }
 
-    /// Takes all IPv6 addresses from `name`, the link-local one too.
+    /// Takes all addresses but those in `keep` from `name`, an IPv6 link-local one too.
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) async fn remove_ipv6_addresses(&self, name: &str, index: u32) -> Result<(), PlatformError> {
-        let doing = || PlatformError::netlink(format!("taking IPv6 addresses from {name}"));
+    pub(super) async fn remove_addresses_but(
+        &self,
+        name: &str,
+        index: u32,
+        keep: &[(IpAddr, u8)],
+    ) -> Result<(), PlatformError> {
+        let doing = || PlatformError::netlink(format!("taking former addresses from {name}"));
         let addresses = self.handle.address();
         let found: Vec<_> =
             addresses.get().set_link_index_filter(index).execute().try_collect().await.map_err(doing())?;
-        for message in found.into_iter().filter(|message| message.header.family == AddressFamily::Inet6) {
+        let kept = |message: &AddressMessage| {
+            keep.iter().any(|(address, prefix)| {
+                message.header.prefix_len == *prefix
+                    && message.attributes.contains(&AddressAttribute::Address(*address))
+            })
+        };
+        for message in found.into_iter().filter(|message| !kept(message)) {
             addresses.del(message).execute().await.map_err(doing())?;
         }
         Ok(())

@@ -11,7 +11,7 @@
 //! number 109 ("m"), by which they are found again. When the TUN device of a killed node disappears, so do
 //! the default routes, and the rules lead nowhere: the host works.
 //!
-//! Where the exit gives no IPv6, the IPv6 default leads into the tunnel all the same, but the device has no
+//! Where the exit gives IPv6, all the same happens for it. Where it gives none, the IPv6 default leads into the tunnel all the same, but the device has no
 //! IPv6 address and no other may stand in for it (`use_oif_addrs_only`): a program finds no source address
 //! and falls back to IPv4 at once, and nothing leaves past the bond. An unreachable route would belong to no
 //! device and outlive a killed node; the kernel ignores an expiry on it.

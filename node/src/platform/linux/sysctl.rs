@@ -6,6 +6,11 @@ use std::path::Path;
 use super::{Journal, PlatformError};
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const IPV6_CONF: &str = "/proc/sys/net/ipv6/conf";
+
+/// Router advertisements are heeded while not forwarding, and always (`accept_ra`).
+const UNLESS_FORWARDING: &str = "1";
+const ALWAYS: &str = "2";
 
 /// Reverse path filtering modes (`rp_filter` in the kernel's ip-sysctl document).
 const STRICT: &str = "1";
@@ -42,13 +47,34 @@ pub(super) fn forward_ipv4(journal: &mut Journal) -> Result<(), PlatformError> {
     if before == "0" { change(IP_FORWARD, &before, "1", journal) } else { Ok(()) }
 }
 
-/// Leaves IPv6 packets to `tun` without a source address: no link-local address is made, and no other
-/// interface's may be taken. The settings go with the device.
+/// The same for IPv6. A host that forwards throws away what routers have advertised, its own default route among
+/// it, unless the interface heeds them always: that comes first.
+///
+/// # Errors
+/// When a setting cannot be read, noted or written.
+pub(super) fn forward_ipv6(journal: &mut Journal) -> Result<(), PlatformError> {
+    let forwarding = format!("{IPV6_CONF}/all/forwarding");
+    if read(&forwarding)? != "0" {
+        return Ok(());
+    }
+    let interfaces = fs::read_dir(IPV6_CONF).map_err(PlatformError::file(format!("reading {IPV6_CONF}")))?;
+    for interface in interfaces.flatten() {
+        let file = interface.path().join("accept_ra").to_string_lossy().into_owned();
+        // An interface may go at any time.
+        if read(&file).is_ok_and(|before| before == UNLESS_FORWARDING) {
+            change(&file, UNLESS_FORWARDING, ALWAYS, journal)?;
+        }
+    }
+    change(&forwarding, "0", "1", journal)
+}
+
+/// Leaves IPv6 packets to `tun` without a source address but those that it is given: no link-local address is made,
+/// and no other interface's may be taken. The settings go with the device.
 ///
 /// # Errors
 /// When a setting cannot be written.
-pub(super) fn no_ipv6_source(tun: &str) -> Result<(), PlatformError> {
-    let file = |name: &str| format!("/proc/sys/net/ipv6/conf/{tun}/{name}");
+pub(super) fn only_assigned_ipv6(tun: &str) -> Result<(), PlatformError> {
+    let file = |name: &str| format!("{IPV6_CONF}/{tun}/{name}");
     write(&file("addr_gen_mode"), "1")?;
     write(&file("use_oif_addrs_only"), "1")
 }

@@ -72,10 +72,28 @@ async fn an_edges_routes_come_and_go() {
     // An IPv6 address elsewhere must not be used for what leaves by the tunnel.
     link("lan0").await;
     assert_eq!(ip("-6 addr add fd01::1/64 dev lan0 nodad"), "");
-    let refused = std::net::UdpSocket::bind("[::]:0").unwrap().connect("[2001:db8::9]:80").unwrap_err();
+    let refused = UdpSocket::bind("[::]:0").unwrap().connect("[2001:db8::9]:80").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::AddrNotAvailable, "{refused}");
     assert!(ip("-6 route show table 28023").contains("default dev mwb0"));
     assert!(ip("link show mwb0").contains("mtu 1300"));
+
+    // The exit has come to the IPv6 internet; then it gives another address, and at last none again.
+    for number in [2, 3] {
+        let inner: Vec<(IpAddr, u8)> = vec![
+            (format!("10.9.8.{number}").parse().unwrap(), 24),
+            (format!("fd00:9::{number}").parse().unwrap(), 64),
+        ];
+        platform.edge_up("mwb0", &EdgeAddresses { inner, mtu: None }).await.unwrap();
+        let route = ip("-6 route get 2001:db8::9");
+        assert!(route.contains("dev mwb0 table 28023"), "{route}");
+        assert!(route.contains(&format!("src fd00:9::{number} ")), "{route}");
+        let route = ip("-4 route get 192.0.2.9");
+        assert!(route.contains(&format!("src 10.9.8.{number}")), "{route}");
+        assert_eq!(ip("addr show mwb0").matches("inet").count(), 2);
+    }
+    platform.edge_up("mwb0", &addresses).await.unwrap();
+    let refused = UdpSocket::bind("[::]:0").unwrap().connect("[2001:db8::9]:80").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AddrNotAvailable, "{refused}");
 
     platform.edge_down().await;
     assert_eq!(ip("-4 rule"), rules4);
@@ -150,8 +168,22 @@ async fn an_exit_masquerades_until_it_is_cleaned() {
     let dir = tempfile::tempdir().unwrap();
     link("mwb0").await;
     let platform = LinuxPlatform::new(dir.path());
+    link("eth0").await;
+    std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "1").unwrap();
+    let settings = || {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/sys/net/{file}")).unwrap();
+        ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/eth0/accept_ra"]
+            .map(|file| read(file).trim().to_owned())
+    };
+    assert!(!platform.reaches_ipv6(), "there is no route");
+    let mut gateways = Gateways { v4: ("10.9.8.1".parse().unwrap(), 24), v6: None };
+    platform.exit_up("mwb0", &gateways).await.unwrap();
+    assert_eq!(settings(), ["1", "0", "1"], "IPv6 is left alone without an IPv6 pool");
+    assert_eq!(ip("-6 addr add 2001:db8::1/64 dev eth0 nodad") + &ip("-6 route add default dev eth0"), "");
+    assert!(platform.reaches_ipv6());
+    gateways.v6 = Some(("fd00:9::1".parse().unwrap(), 64));
     for _ in 0..2 {
-        platform.exit_up("mwb0", ("10.9.8.1".parse().unwrap(), 24)).await.unwrap();
+        platform.exit_up("mwb0", &gateways).await.unwrap();
     }
     let list = || {
         let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
@@ -163,20 +195,21 @@ async fn an_exit_masquerades_until_it_is_cleaned() {
         "iifname \"mwb0\" accept",
         "oifname \"mwb0\" ct state established,related accept",
         "oifname \"mwb0\" drop",
+        "iifname \"mwb0\" ip6 daddr { ::1, fd00:ec2::/32, fe80::/10 } drop",
         "ip saddr 10.9.8.0/24 oifname != \"mwb0\" masquerade",
+        "ip6 saddr fd00:9::/64 oifname != \"mwb0\" masquerade",
     ] {
         assert_eq!(rules.matches(rule).count(), 1, "{rule} in\n{rules}");
     }
-    assert!(ip("addr show mwb0").contains("10.9.8.1/24"));
-    let forward = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
-    assert_eq!(forward().trim(), "1");
+    let addresses = ip("addr show mwb0");
+    assert!(addresses.contains("10.9.8.1/24") && addresses.contains("fd00:9::1/64"), "{addresses}");
+    assert_eq!(settings(), ["1", "1", "2"]);
     drop(platform);
 
     let cleaned = cleanup::clean(dir.path()).await;
     assert!(cleaned.failed.is_empty(), "{:?}", cleaned.failed);
-    assert_eq!(cleaned.done.len(), 2, "{:?}", cleaned.done);
     assert_eq!(list().trim(), "");
-    assert_eq!(forward().trim(), "0");
+    assert_eq!(settings(), ["0", "0", "1"]);
     assert!(cleanup::clean(dir.path()).await.done.is_empty());
 }
 

@@ -2,14 +2,12 @@
 
 use std::collections::VecDeque;
 
-use super::seen::Seen;
+use super::seen::{Seen, Sight};
 use crate::buf::PacketBuf;
 use crate::time::Time;
 
-/// A lane never holds more than this many sequences; a sender further ahead has restarted.
+/// A lane never holds more than this many sequences; when the sender is further ahead, it starts anew there.
 const LANE_SLOTS_MAX: i32 = 1 << 14;
-/// Sequences remembered behind the next one, against copies.
-const WINDOW: usize = 4096;
 /// A lane that starts below this starts at zero: its first packets are only out of order.
 const START_NEAR: u32 = 256;
 
@@ -34,6 +32,8 @@ pub(super) enum Placed {
     Late(PacketBuf),
     /// Known already.
     Duplicate,
+    /// So far behind that it cannot be told from a copy.
+    TooOld,
     /// Too far ahead of the lane: what was held is returned, and the lane starts with this packet.
     Restarted(Vec<PacketBuf>),
 }
@@ -49,7 +49,7 @@ impl Lane {
     /// A lane whose first packet has sequence `first`.
     pub(super) fn new(first: u32) -> Self {
         let next = if first < START_NEAR { 0 } else { first };
-        Self { next, slots: VecDeque::new(), seen: Seen::new(WINDOW) }
+        Self { next, slots: VecDeque::new(), seen: Seen::default() }
     }
 
     pub(super) fn slots(&self) -> usize {
@@ -59,12 +59,23 @@ impl Lane {
     pub(super) fn place(&mut self, seq: u32, packet: PacketBuf, deadline: Time) -> Placed {
         let ahead = signed(seq, self.next);
         if ahead < 0 {
-            return if self.seen.insert(seq) { Placed::Late(packet) } else { Placed::Duplicate };
+            return match self.seen.insert(seq) {
+                Sight::New => Placed::Late(packet),
+                Sight::Known => Placed::Duplicate,
+                Sight::TooOld => Placed::TooOld,
+            };
         }
         if ahead >= LANE_SLOTS_MAX {
-            let held = std::mem::take(&mut self.slots).into_iter().filter_map(into_packet).collect();
+            let mut held = Vec::new();
+            for slot in std::mem::take(&mut self.slots) {
+                if let Some(packet) = into_packet(slot) {
+                    // The sender is the same one: copies of these may come yet.
+                    self.seen.insert(self.next);
+                    held.push(packet);
+                }
+                self.step();
+            }
             self.next = seq;
-            self.seen.clear();
             self.slots.push_back(Slot::Held(packet));
             return Placed::Restarted(held);
         }

@@ -115,3 +115,46 @@ fn a_reorder_that_replaces_another_starts_where_the_lane_is() {
     f.packet(1, 4999, 0);
     assert_eq!(f.out().len(), 3);
 }
+
+#[test]
+fn a_resend_far_behind_a_fast_flow_is_handed_on() {
+    let mut f = Fixture::new(ReceiverConfig::default());
+    let far = seen::WINDOW;
+    for lane in [1, LANE_UNORDERED] {
+        f.packet(lane, 0, 0);
+        for seq in 3..=far {
+            f.packet(lane, seq, 0);
+            f.reorder.handle_timeout(Time::from_millis(1000));
+            f.out();
+        }
+        f.packet(lane, 1, 1000);
+        f.packet(lane, 1, 1001);
+        assert_eq!(f.out().len(), 1, "the resend, and not its copy");
+        f.packet(lane, far + 1, 1002);
+        f.packet(lane, 2, 1003);
+        f.packet(lane, 1, 1003);
+        assert_eq!(f.out().len(), 2, "the window has moved on by one");
+        f.packet(lane, far + 2, 1004);
+        assert_eq!(f.out().len(), 1);
+        f.packet(lane, 2, 1005);
+        assert_eq!(f.out().len(), 0);
+    }
+    let s = f.reorder.snapshot();
+    assert_eq!((s.late, s.duplicates, s.too_old), (2, 2, 4));
+}
+
+#[test]
+fn nothing_comes_twice_when_a_lane_starts_anew_further_ahead() {
+    let mut f = Fixture::new(ReceiverConfig::default());
+    f.packet(1, 0, 0);
+    f.packet(1, 2, 0);
+    f.packet(1, 20_000, 1);
+    assert_eq!(f.out().len(), 3, "what waited is handed on");
+    for seq in [0, 2, 20_000] {
+        f.packet(1, seq, 2);
+    }
+    assert_eq!(f.out().len(), 0);
+    f.packet(1, 1, 3);
+    assert_eq!(f.out(), vec![(1, 1)], "the gap may still be filled");
+    assert_eq!(f.reorder.snapshot().held_packets, 0);
+}

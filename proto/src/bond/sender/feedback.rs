@@ -57,6 +57,7 @@ impl Sender {
             p.lost += out.lost_packets;
             p.acked += out.acked_packets;
             p.spurious += out.spurious;
+            p.rate.on_fate(out.acked_packets, out.acked_bytes, out.lost_packets);
             p.load.on_report(out.acked_packets, out.lost_packets);
             if let Some(milestone) = out.highest {
                 let arrival = clock - f64::from(heard.highest_age) * STAMP_UNIT_SECS;
@@ -111,8 +112,13 @@ impl Sender {
         }
     }
 
-    /// The packet will not be sent again: tell the receiver not to wait for it.
+    /// The packet will not be sent again: tell the receiver not to wait for it. As long as another
+    /// copy is on its way, that one decides.
     pub(super) fn give_up(&mut self, key: Key) {
+        if self.store.is_shared(key) {
+            self.store.release(key);
+            return;
+        }
         let held = self.store.held(key);
         self.counters.given_up += 1;
         let run = SkipRun { lane: held.lane, lane_seq: held.lane_seq, len: 1 };

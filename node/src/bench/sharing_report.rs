@@ -1,0 +1,274 @@
+//! What a LAN of lenders got: one JSON object for programs, one table with targets for people.
+
+use std::fmt::Write;
+
+use mwb_proto::bond::RoutingMode;
+use serde::Serialize;
+use serde::ser::SerializeStruct;
+
+use super::profile::Profile;
+use super::report::{LinkBytes, RawLink, Ways};
+
+/// Least share of the uplinks' sum that one host, or all together, get.
+const SUM_MIN: f64 = 0.85;
+/// Least fairness among equal hosts (Jain, Chiu and Hawe 1984).
+const JAIN_MIN: f64 = 0.95;
+/// Least share of its own uplink that a host gets when all download.
+const OWN_MIN: f64 = 0.9;
+/// Least share of its own uplink that a lender gets from 2 s on.
+const LENDER_MIN: f64 = 0.85;
+
+/// All runs.
+#[derive(Debug, Serialize)]
+pub(super) struct SharingReport {
+    /// The links that were emulated, one on each host.
+    pub(super) profile: Profile,
+    /// How all nodes spread packets.
+    pub(super) mode: RoutingMode,
+    /// Length of each transfer.
+    pub(super) seconds: u64,
+    /// Cut from the start of each transfer.
+    pub(super) cut_seconds: u64,
+    /// Version of the program.
+    pub(super) version: &'static str,
+    /// One entry per run, in order.
+    pub(super) runs: Vec<SharingRun>,
+}
+
+/// One run; rates are goodput in Mbit/s.
+#[derive(Debug)]
+pub(super) struct SharingRun {
+    /// Each link alone, without any tunnel; one per host.
+    pub(super) raw: Vec<RawLink>,
+    /// One flow on the first host.
+    pub(super) single: Ways<Single>,
+    /// Downloads on all hosts.
+    pub(super) together: Together,
+    /// A lender's download beside its borrower's.
+    pub(super) lender: Lender,
+    /// 99th percentile of how late the emulator released packets.
+    pub(super) emulator_lateness_p99_us: f64,
+    /// Packets that the emulator lost because it was too slow; not zero: the figures do not count.
+    pub(super) emulator_overrun_packets: u64,
+}
+
+/// One flow on one host.
+#[derive(Debug, Serialize)]
+pub(super) struct Single {
+    /// After the cut.
+    pub(super) mbit: f64,
+    /// Longest time without a delivery to the reader, after the cut; zero when none reached 50 ms.
+    pub(super) longest_pause_ms: f64,
+    /// What each uplink delivered meanwhile.
+    pub(super) link_bytes: Vec<LinkBytes>,
+}
+
+/// One download on every host.
+#[derive(Debug, Serialize)]
+pub(super) struct Together {
+    /// Of each host, after the cut.
+    pub(super) mbit: Vec<f64>,
+    /// What each uplink delivered meanwhile.
+    pub(super) link_bytes: Vec<LinkBytes>,
+}
+
+/// A lender that starts a download while a borrower fills its uplink.
+#[derive(Debug, Serialize)]
+pub(super) struct Lender {
+    /// From 2 s after its start on.
+    pub(super) mbit: f64,
+    /// That over what its uplink carries alone.
+    pub(super) share_of_own: f64,
+    /// The borrower's download before the lender's began.
+    pub(super) borrower_before_mbit: f64,
+    /// The same from 2 s after that on.
+    pub(super) borrower_after_mbit: f64,
+    /// What each uplink delivered, from the start of the borrower on.
+    pub(super) link_bytes: Vec<LinkBytes>,
+}
+
+/// A figure and what it is to be.
+#[derive(Debug, Serialize)]
+struct Target {
+    name: &'static str,
+    value: f64,
+    at_least: f64,
+    met: bool,
+}
+
+impl SharingRun {
+    fn raw_sum(&self) -> Ways<f64> {
+        Ways {
+            download: self.raw.iter().map(|raw| raw.mbit.download).sum(),
+            upload: self.raw.iter().map(|raw| raw.mbit.upload).sum(),
+        }
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let sum = self.raw_sum();
+        let own = self.together.mbit.iter().zip(&self.raw).map(|(mbit, raw)| mbit / raw.mbit.download);
+        [
+            ("one download / sum", self.single.download.mbit / sum.download, SUM_MIN),
+            ("one upload / sum", self.single.upload.mbit / sum.upload, SUM_MIN),
+            ("all downloads / sum", self.together.mbit.iter().sum::<f64>() / sum.download, SUM_MIN),
+            ("fairness among them (Jain)", jain(&self.together.mbit), JAIN_MIN),
+            ("least of them / own uplink", own.fold(f64::INFINITY, f64::min), OWN_MIN),
+            ("lender from 2 s / own uplink", self.lender.share_of_own, LENDER_MIN),
+        ]
+        .map(|(name, value, at_least)| Target { name, value, at_least, met: value >= at_least })
+        .into()
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let label = "one TCP flow, Mbit/s";
+        writeln!(out, "  {label:<30}{:>10}{:>10}", "download", "upload")?;
+        for raw in &self.raw {
+            let label = format!("{} alone ({})", raw.link, raw.congestion_control);
+            writeln!(out, "  {label:<30}{:>10.2}{:>10.2}", raw.mbit.download, raw.mbit.upload)?;
+        }
+        let sum = self.raw_sum();
+        writeln!(out, "  {:<30}{:>10.2}{:>10.2}", "sum", sum.download, sum.upload)?;
+        let (down, up) = (&self.single.download, &self.single.upload);
+        writeln!(out, "  {:<30}{:>10.2}{:>10.2}", "on the first host", down.mbit, up.mbit)?;
+        let all: Vec<String> = self.together.mbit.iter().map(|mbit| format!("{mbit:.2}")).collect();
+        writeln!(out, "  {:<30}{:>10}", "on all hosts at once", all.join(" "))?;
+        let Lender { mbit, borrower_before_mbit, borrower_after_mbit, .. } = self.lender;
+        writeln!(out, "  {:<30}{mbit:>10.2}", "on a lender, from 2 s on")?;
+        writeln!(
+            out,
+            "  {:<30}{borrower_before_mbit:>10.2} before, {borrower_after_mbit:.2} after",
+            "its borrower's"
+        )?;
+        writeln!(out, "  {:<30}{:>10}", "carried, MB", "by the uplinks")?;
+        let bytes = |links: &[LinkBytes], way: fn(&Ways<u64>) -> u64| {
+            let parts =
+                links.iter().map(|link| format!("{} {:.1}", link.link, way(&link.bytes) as f64 / 1e6));
+            parts.collect::<Vec<_>>().join(", ")
+        };
+        writeln!(out, "    {:<28}  {}", "one download", bytes(&down.link_bytes, |ways| ways.download))?;
+        writeln!(out, "    {:<28}  {}", "one upload", bytes(&up.link_bytes, |ways| ways.upload))?;
+        writeln!(
+            out,
+            "    {:<28}  {}",
+            "all downloads",
+            bytes(&self.together.link_bytes, |ways| ways.download)
+        )?;
+        writeln!(
+            out,
+            "    {:<28}  {}",
+            "lender and borrower",
+            bytes(&self.lender.link_bytes, |ways| ways.download)
+        )?;
+        writeln!(out, "  {:<30}{:>10}{:>10}", "targets", "", "at least")?;
+        for Target { name, value, at_least, met } in self.targets() {
+            let verdict = if met { "met" } else { "MISSED" };
+            writeln!(out, "    {name:<28}{value:>10.3}{at_least:>10.2}  {verdict}")?;
+        }
+        writeln!(out, "  emulator lateness p99 {:.0} us", self.emulator_lateness_p99_us)?;
+        if self.emulator_overrun_packets > 0 {
+            writeln!(
+                out,
+                "  the emulator lost {} packets itself: these figures do not count",
+                self.emulator_overrun_packets
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for SharingRun {
+    /// The fields, and the targets that follow from them.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut run = serializer.serialize_struct("SharingRun", 8)?;
+        run.serialize_field("raw", &self.raw)?;
+        run.serialize_field("raw_sum", &self.raw_sum())?;
+        run.serialize_field("single", &self.single)?;
+        run.serialize_field("together", &self.together)?;
+        run.serialize_field("lender", &self.lender)?;
+        run.serialize_field("targets", &self.targets())?;
+        run.serialize_field("emulator_lateness_p99_us", &self.emulator_lateness_p99_us)?;
+        run.serialize_field("emulator_overrun_packets", &self.emulator_overrun_packets)?;
+        run.end()
+    }
+}
+
+impl SharingReport {
+    /// For people.
+    pub(super) fn table(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "{}: {}", self.profile.name, self.profile.about)?;
+        for link in &self.profile.links {
+            writeln!(
+                out,
+                "  {:<8} {:>5} Mbit/s, {:>3} ms round trip, {} ms queue",
+                link.name, link.mbit, link.rtt_ms, link.queue_ms
+            )?;
+        }
+        writeln!(out, "routing mode {}", self.mode)?;
+        writeln!(out, "{} s a transfer, the first {} s cut", self.seconds, self.cut_seconds)?;
+        for (number, run) in self.runs.iter().enumerate() {
+            writeln!(out)?;
+            if self.runs.len() > 1 {
+                writeln!(out, "run {} of {}", number + 1, self.runs.len())?;
+            }
+            run.write(out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Jain's index: `(Σ x)² / (n Σ x²)`, 1 when all are equal, 1/n when one has everything.
+fn jain(values: &[f64]) -> f64 {
+    let sum: f64 = values.iter().sum();
+    let squares: f64 = values.iter().map(|value| value * value).sum();
+    sum * sum / (values.len() as f64 * squares)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fairness() {
+        assert!((jain(&[5.0, 5.0, 5.0]) - 1.0).abs() < 1e-12);
+        assert!((jain(&[9.0, 0.0, 0.0]) - 1.0 / 3.0).abs() < 1e-12);
+        assert!((jain(&[3.0, 1.0]) - 0.8).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_missed_target_is_said() {
+        let raw = |mbit| RawLink {
+            link: "one".to_owned(),
+            congestion_control: "cubic".to_owned(),
+            mbit: Ways { download: mbit, upload: mbit },
+        };
+        let single = |mbit| Single { mbit, longest_pause_ms: 0.0, link_bytes: Vec::new() };
+        let run = SharingRun {
+            raw: vec![raw(20.0), raw(20.0)],
+            single: Ways { download: single(38.0), upload: single(20.0) },
+            together: Together { mbit: vec![19.0, 19.0], link_bytes: Vec::new() },
+            lender: Lender {
+                mbit: 18.0,
+                share_of_own: 0.9,
+                borrower_before_mbit: 38.0,
+                borrower_after_mbit: 20.0,
+                link_bytes: Vec::new(),
+            },
+            emulator_lateness_p99_us: 100.0,
+            emulator_overrun_packets: 0,
+        };
+        let missed: Vec<_> = run.targets().into_iter().filter(|target| !target.met).map(|t| t.name).collect();
+        assert_eq!(missed, ["one upload / sum"]);
+        let json = serde_json::to_value(&run).unwrap();
+        assert_eq!(json["targets"].as_array().unwrap().len(), 6);
+        let mut text = String::new();
+        run.write(&mut text).unwrap();
+        assert_eq!(text.matches("MISSED").count(), 1, "{text}");
+    }
+}
