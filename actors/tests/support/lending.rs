@@ -92,6 +92,7 @@ impl LendingBed {
             exit: Some(ExitSpec {
                 listen: address("0.0.0.0:4700"),
                 pool_v4: (Ipv4Addr::new(10, 99, 0, 0), 24),
+                pool_v6: None,
                 allowed: vec![keys[0].node_id(), keys[1].node_id()],
             }),
             peers: vec![peer("borrower", &keys[0], Vec::new()), peer("lender", &keys[1], Vec::new())],
