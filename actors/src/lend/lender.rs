@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mwb_proto::control::{
     GRANTS_MAX, LeaseEnd, LeaseRefuse, LeaseRefuseReason, LeaseRequest, Message, RateGrant, RateGrants,
@@ -21,6 +22,10 @@ use crate::lan::LanPeer;
 use crate::relay::{OUTER_HEADERS, Relay, Relaying};
 use crate::supervisor::ChildSpec;
 use crate::wan_link::{Link, SocketSpec, unspecified};
+
+/// Relays opened within a second; each costs two sockets and an actor, and a borrower can give them back as
+/// fast as it asks.
+const OPENED_PER_SECOND_MAX: u32 = 64;
 
 /// Marker of [`LendActor`].
 #[derive(Debug)]
@@ -70,13 +75,21 @@ pub(super) struct LenderState {
     lent: BTreeMap<LeaseKey, Lent>,
     meters: BTreeMap<u8, Meter>,
     relays: u64,
+    /// Relays opened in the second that began then.
+    opened: (Time, u32),
 }
 
 impl LenderState {
     pub(super) fn new(parts: &LendingParts) -> Self {
         let config = LenderConfig { budget: parts.budget, ..LenderConfig::default() };
         let meters = parts.uplinks.iter().map(|(id, _)| (*id, Meter::default())).collect();
-        Self { machine: Lender::new(config), lent: BTreeMap::new(), meters, relays: 0 }
+        Self {
+            machine: Lender::new(config),
+            lent: BTreeMap::new(),
+            meters,
+            relays: 0,
+            opened: (clock::now(), 0),
+        }
     }
 
     pub(super) fn status(&self, lending: &Lending) -> Vec<LentStatus> {
@@ -188,6 +201,13 @@ impl Lending {
         request: &LeaseRequest,
         now: Time,
     ) -> std::io::Result<()> {
+        if now - state.opened.0 >= Duration::from_secs(1) {
+            state.opened = (now, 0);
+        }
+        state.opened.1 += 1;
+        if state.opened.1 > OPENED_PER_SECOND_MAX {
+            return Err(std::io::ErrorKind::QuotaExceeded.into());
+        }
         let lan = peer.connection().ok_or(std::io::ErrorKind::NotConnected)?;
         let borrower = lan.remote().ip();
         let local = lan.connection.local_ip().map(|ip| ip.to_canonical());

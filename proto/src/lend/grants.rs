@@ -35,9 +35,9 @@ const QUIET_FOR: Duration = Duration::from_millis(400);
 const RISE_MAX: f64 = 1.25;
 /// Growth of the estimate per window while all that was granted is used.
 const PROBE: f64 = 1.02;
-/// What is seen may be exceeded by this factor: an owner who fills the uplink alone leaves no more than
-/// the trickle, as twice its demand is above.
-const PROBE_MAX: f64 = 1.9;
+/// What is seen may be exceeded by this factor. An owner who is squeezed shows less demand than it has, which
+/// grants more: with this bound that can happen only where the owner uses less than a quarter, and settles.
+const PROBE_MAX: f64 = 1.25;
 /// Change of the estimate per window while the borrowers use less than they were granted.
 const DECAY: f64 = 0.97;
 /// The share of what was granted that counts as all of it: with less the uplink itself is full, and its
