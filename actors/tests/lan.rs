@@ -15,8 +15,9 @@ use mwb_actors::{Fault, RunningNode};
 use mwb_proto::control::{LeaseEnd, Message};
 use support::{Bed, skip_without_root};
 
-/// Far below the thousand in a second for which a member is sent away.
-const MESSAGE_EVERY: Duration = Duration::from_millis(4);
+/// What comes in the 0.8 s until a hang is over must fit into the inbox of 64: beyond it messages are
+/// dropped and counted.
+const MESSAGE_EVERY: Duration = Duration::from_millis(20);
 
 /// The one peer of `node`, once it is connected.
 fn peer(node: &RunningNode) -> Arc<LanPeer> {
@@ -112,7 +113,7 @@ fn no_death_costs_the_connection_or_a_message() {
     let (heard, pause) = listener.join().expect("all in order");
     eprintln!("{sent} messages sent, {heard} heard, longest pause {pause:.0?}");
     assert_eq!(heard, sent);
-    assert!(sent > 500, "{sent}");
+    assert!(sent > 200, "{sent}");
     assert_eq!(generations(), before, "the connection is the same");
     bed.stop();
 }
