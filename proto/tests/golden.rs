@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use aws_lc_rs::aead::{AES_128_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use mwb_proto::control::{
-    self, Bye, Decoded, FrameDecoder, Hello, Message, PathAccept, PathJoin, PathRefuse, RefuseReason,
+    self, Bye, Decoded, FrameDecoder, Gateway, Hello, Message, PathAccept, PathJoin, PathRefuse, PeerBeat,
+    RefuseReason, UplinkAnnounce, UplinkInfo, UplinkKind,
 };
 use mwb_proto::seal::{Opener, Role, Sealer, Suite, derive};
 use mwb_proto::time::Stamp;
@@ -578,5 +579,55 @@ fn control_messages() {
         decoder.push(bytes);
         assert_eq!(decoder.next(), Ok(Some(Decoded::Message(message))));
         assert_eq!(decoder.next(), Ok(None));
+    }
+}
+
+/// Two messages between members of a LAN.
+#[rustfmt::skip]
+const PEER_BEAT: [u8; 9] = [
+    0x00, 0x00, 0x00, 0x05, 0x00, 0x10, // length, kind
+    0xfb, 0x2c, 0x01, // sequence
+];
+#[rustfmt::skip]
+const UPLINK_ANNOUNCE: [u8; 48] = [
+    0x00, 0x00, 0x00, 0x2c, 0x00, 0x11, // length, kind
+    0x01, // one uplink
+    0x07, // id
+    0x05, 0x66, 0x69, 0x62, 0x72, 0x65, // name
+    0x02, // kind: fibre
+    0x01, 0x00, 0x01, // up, not lent, metered
+    0xfc, 0x00, 0x5a, 0x62, 0x02, // rate up
+    0xfd, 0x00, 0xf2, 0x05, 0x2a, 0x01, 0x00, 0x00, 0x00, // rate down
+    0xfb, 0x20, 0x4e, // round trip
+    0xfa, // loss
+    0x01, 0x00, 0xc0, 0xa8, 0x08, 0x01, 0x02, 0x00, 0x00, 0x00, 0x00, 0x01, // router
+];
+
+#[test]
+fn lan_messages() {
+    let announce = UplinkAnnounce {
+        uplinks: vec![UplinkInfo {
+            id: 7,
+            name: "fibre".into(),
+            kind: UplinkKind::Fiber,
+            up: true,
+            lend: false,
+            metered: true,
+            rate_up: 40_000_000,
+            rate_down: 5_000_000_000,
+            rtt_us: 20_000,
+            loss_ppm: 250,
+            gateway: Some(Gateway { address: [192, 168, 8, 1].into(), mac: [2, 0, 0, 0, 0, 1] }),
+        }],
+    };
+    let cases: [(Message, &[u8]); 2] = [
+        (Message::PeerBeat(PeerBeat { sequence: 300 }), &PEER_BEAT),
+        (Message::UplinkAnnounce(announce), &UPLINK_ANNOUNCE),
+    ];
+    for (message, bytes) in cases {
+        assert_eq!(encoded(|out| control::encode(&message, out)), bytes, "{message:?}");
+        let mut decoder = FrameDecoder::new();
+        decoder.push(bytes);
+        assert_eq!(decoder.next(), Ok(Some(Decoded::Message(message))));
     }
 }

@@ -1,6 +1,7 @@
 //! Two nodes in two network namespaces, for tests of whole nodes.
 
-#[allow(dead_code, reason = "used by the tests of lending only")]
+#![allow(dead_code, reason = "each test program uses its part")]
+
 pub(crate) mod lending;
 
 use std::io::{Read, Write};
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mwb_actors::{
-    BondSpec, ExitSpec, Gateways, Identity, InnerAddresses, NodeSpec, PeerSpec, Platform, RunningNode,
-    TunSpec, UplinkSpec,
+    BondSpec, ExitSpec, Gateways, Identity, InnerAddresses, LanSpec, NodeSpec, PeerSpec, Platform,
+    RunningNode, TunSpec, UplinkSpec,
 };
 use tokio::runtime::Runtime;
 
@@ -157,6 +158,27 @@ pub(crate) struct Bed {
 impl Bed {
     /// Builds namespaces and links and starts both nodes.
     pub(crate) fn new() -> Self {
+        Self::with(|_edge, _exit| {})
+    }
+
+    /// The same with both nodes on one LAN, which is the first link.
+    pub(crate) fn on_a_lan() -> Self {
+        let lan = |interface: &str| LanSpec {
+            interfaces: vec![interface.to_owned()],
+            port: 9100,
+            fwmark: None,
+            lend: true,
+            lend_budget: None,
+            mdns: false,
+        };
+        Self::with(|edge, exit| {
+            (edge.lan, exit.lan) = (Some(lan("wan0")), Some(lan("net0")));
+            edge.peers[0].lan = vec!["192.168.0.1:9100".parse().expect("address")];
+            exit.peers[0].lan = vec!["192.168.0.2:9100".parse().expect("address")];
+        })
+    }
+
+    fn with(change: impl FnOnce(&mut NodeSpec, &mut NodeSpec)) -> Self {
         let lock = machine_lock();
         let tag = format!("act-{}-{}", std::process::id(), BEDS.fetch_add(1, Ordering::Relaxed));
         let (edge_ns, exit_ns) = (Namespace::new(format!("{tag}-e")), Namespace::new(format!("{tag}-x")));
@@ -199,7 +221,7 @@ impl Bed {
             metered: false,
             lend: false,
         });
-        let exit = NodeSpec {
+        let mut exit = NodeSpec {
             peers: vec![peer("edge", &edge_key, false)],
             exit: Some(ExitSpec {
                 listen: vec!["0.0.0.0:4700".parse().expect("address")],
@@ -209,11 +231,12 @@ impl Bed {
             }),
             ..node("exit", &exit_key)
         };
-        let edge = NodeSpec {
+        let mut edge = NodeSpec {
             uplinks: uplinks.collect(),
             peers: vec![peer("exit", &exit_key, true)],
             ..node("edge", &edge_key)
         };
+        change(&mut edge, &mut exit);
         let (edge_runtime, exit_runtime) = (edge_ns.runtime(), exit_ns.runtime());
         let (edge_spec, exit_spec) = (edge.clone(), exit.clone());
         let (exit, edge) = (start(&exit_runtime, exit), start(&edge_runtime, edge));
@@ -350,7 +373,6 @@ fn transfer(edge: &Namespace, exit: &Namespace, bytes: u64) -> JoinHandle<Transf
 
 /// Outcome of a run of echoes.
 #[derive(Debug)]
-#[allow(dead_code, reason = "some fields are only printed")]
 pub(crate) struct Echo {
     pub(crate) sent: u32,
     pub(crate) lost: u32,
@@ -425,7 +447,6 @@ fn serve_echo() {
 
 /// Outcome of a transfer that came through whole.
 #[derive(Debug)]
-#[allow(dead_code, reason = "some fields are only printed")]
 pub(crate) struct Transfer {
     pub(crate) mbit: f64,
     /// Longest time between two reads that gave bytes.

@@ -117,6 +117,32 @@ fn grants_and_texts_beyond_their_bounds_are_cut() {
     assert_eq!(decode_all(&encoded(&end(TEXT_MAX + 9))), Ok(vec![Decoded::Message(end(TEXT_MAX))]));
 }
 
+fn uplink_info() -> impl Strategy<Value = UplinkInfo> {
+    let gateway = (any::<IpAddr>(), any::<[u8; 6]>()).prop_map(|(address, mac)| Gateway { address, mac });
+    (
+        (any::<u8>(), text(NAME_MAX), any::<u8>(), any::<[bool; 3]>()),
+        (any::<[u64; 2]>(), any::<[u32; 2]>(), prop::option::of(gateway)),
+    )
+        .prop_map(
+            |((id, name, kind, [up, lend, metered]), ([rate_up, rate_down], [rtt_us, loss_ppm], gateway))| {
+                let kind = kind.into();
+                UplinkInfo {
+                    id,
+                    name,
+                    kind,
+                    up,
+                    lend,
+                    metered,
+                    rate_up,
+                    rate_down,
+                    rtt_us,
+                    loss_ppm,
+                    gateway,
+                }
+            },
+        )
+}
+
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         lease_message(),
@@ -127,6 +153,9 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u8>(), text(TEXT_MAX))
             .prop_map(|(reason, text)| Message::PathRefuse(PathRefuse { reason: reason.into(), text })),
         text(TEXT_MAX).prop_map(|reason| Message::Bye(Bye { reason })),
+        any::<u64>().prop_map(|sequence| Message::PeerBeat(PeerBeat { sequence })),
+        prop::collection::vec(uplink_info(), 0..3)
+            .prop_map(|uplinks| Message::UplinkAnnounce(UplinkAnnounce { uplinks })),
         join_request().prop_map(Message::JoinRequest),
         (any::<[u8; 32]>(), bytes(RECORD_LEN_MAX))
             .prop_map(|(proof, record)| Message::JoinAccept(JoinAccept { proof, record })),
@@ -339,10 +368,47 @@ fn fields_out_of_bounds_are_refused_on_the_way_in() {
     }
 }
 
+/// One uplink as bincode sees it, with this name.
+fn announced(name: &str) -> impl serde::Serialize {
+    let gateway = None::<(IpAddr, [u8; 6])>;
+    ((0_u8, name.to_owned(), 200_u8, true, false, true), (0_u64, 1_u64, 2_u32, 3_u32, gateway))
+}
+
+#[test]
+fn announcements_are_bounded_both_ways() {
+    let announce = |uplinks: usize, name: &str| {
+        let uplinks: Vec<_> = (0..uplinks).map(|_| announced(name)).collect();
+        decode_all(&unbounded(17, (uplinks,))).map(|all| all.len())
+    };
+    assert_eq!(announce(ANNOUNCED_MAX, &"x".repeat(NAME_MAX)), Ok(1));
+    assert_eq!(announce(ANNOUNCED_MAX + 1, "x"), Err(ControlError::OutOfBounds(17)));
+    assert_eq!(announce(1, &"x".repeat(NAME_MAX + 1)), Err(ControlError::OutOfBounds(17)));
+    assert_eq!(announce(1, "a\nb"), Err(ControlError::OutOfBounds(17)));
+
+    let info = |name: &str| UplinkInfo {
+        id: 1,
+        name: name.to_owned(),
+        kind: UplinkKind::Lte,
+        up: true,
+        lend: true,
+        metered: false,
+        rate_up: u64::MAX,
+        rate_down: 0,
+        rtt_us: u32::MAX,
+        loss_ppm: 0,
+        gateway: None,
+    };
+    let all = |count: usize, name: &str| {
+        Message::UplinkAnnounce(UplinkAnnounce { uplinks: vec![info(name); count] })
+    };
+    let (sent, cut) = (all(ANNOUNCED_MAX + 1, &"x".repeat(99)), all(ANNOUNCED_MAX, &"x".repeat(NAME_MAX)));
+    assert_eq!(decode_all(&encoded(&sent)), Ok(vec![Decoded::Message(cut)]));
+}
+
 /// Twelve bytes that ask bincode for 2^60 bytes of list. Without a limit the process ends.
 #[test]
 fn a_list_of_hostile_length_is_refused() {
-    for kind in (1..=6).chain([51]) {
+    for kind in (1..=6).chain([17, 51]) {
         let mut body = vec![0xfd];
         body.extend_from_slice(&0x0fff_ffff_ffff_ffff_u64.to_le_bytes());
         body.extend_from_slice(&[0; 3]);
@@ -434,5 +500,6 @@ fn reasons_keep_their_numbers() {
     for code in 0..=u8::MAX {
         assert_eq!(u8::from(RefuseReason::from(code)), code);
         assert_eq!(u8::from(JoinRefuseReason::from(code)), code);
+        assert_eq!(u8::from(UplinkKind::from(code)), code);
     }
 }

@@ -1,0 +1,119 @@
+//! Goal: no death of an actor of the LAN plane costs the connection of two members, or a message on it.
+//! Method: two real nodes in two network namespaces, one of their links being the LAN; numbered
+//! messages all the time, and faults injected by name at both ends. Needs root; without it the test is
+//! skipped, or fails when `MWB_REQUIRE=all` says that nothing may be skipped.
+
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mwb_actors::lan::LanPeer;
+use mwb_actors::{Fault, RunningNode};
+use mwb_proto::control::{LeaseEnd, Message};
+use support::{Bed, skip_without_root};
+
+/// What comes in the 0.8 s until a hang is over must fit into the inbox of 64: beyond it messages are
+/// dropped and counted.
+const MESSAGE_EVERY: Duration = Duration::from_millis(20);
+
+/// The one peer of `node`, once it is connected.
+fn peer(node: &RunningNode) -> Arc<LanPeer> {
+    let begin = Instant::now();
+    loop {
+        let peers = node.lan_peers().expect("a LAN").all();
+        if let Some(peer) = peers.into_iter().find(|peer| peer.connection().is_some()) {
+            return peer;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "not connected: {:#?}", node.status().lan);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends numbered messages until `end`; gives how many.
+fn talk(peer: &LanPeer, end: &AtomicBool) -> u64 {
+    let mut number = 0;
+    while !end.load(Ordering::Relaxed) {
+        // A full outbox says so; nothing that was taken may be lost.
+        if peer.send(Message::LeaseEnd(LeaseEnd { lease: number, text: String::new() })) {
+            number += 1;
+        }
+        std::thread::sleep(MESSAGE_EVERY);
+    }
+    number
+}
+
+/// Takes messages until `end`, and checks that none is missing; gives how many came, and the longest pause.
+fn listen(peer: &LanPeer, end: &AtomicBool) -> (u64, Duration) {
+    let (mut number, mut pause, mut last) = (0, Duration::ZERO, Instant::now());
+    while !end.load(Ordering::Relaxed) {
+        while let Some(message) = peer.lease_inbox.pop() {
+            assert_eq!(message, Message::LeaseEnd(LeaseEnd { lease: number, text: String::new() }));
+            number += 1;
+            pause = pause.max(last.elapsed());
+            last = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    (number, pause)
+}
+
+#[test]
+fn no_death_costs_the_connection_or_a_message() {
+    let Some(bed) = skip_without_root(Bed::on_a_lan) else { return };
+    let (at_edge, at_exit) = (peer(&bed.edge), peer(&bed.exit));
+    let generations = || [&at_edge, &at_exit].map(|peer| peer.connection().expect("connected").generation);
+    // Two dials may have crossed: let that settle.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = generations();
+
+    let (silence, deafness) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let talker = std::thread::spawn({
+        let (peer, silence) = (Arc::clone(&at_edge), Arc::clone(&silence));
+        move || talk(&peer, &silence)
+    });
+    let listener = std::thread::spawn({
+        let (peer, deafness) = (Arc::clone(&at_exit), Arc::clone(&deafness));
+        move || listen(&peer, &deafness)
+    });
+    let kill = |node: &RunningNode, part: &str, driver: &str, fault| {
+        let restarts = |node: &RunningNode| {
+            let actors = node.status().actors;
+            let actor = actors.into_iter().find(|actor| actor.name == part);
+            actor.unwrap_or_else(|| panic!("no {part}")).restarts
+        };
+        let before = restarts(node);
+        assert!(node.inject(&format!("{part}{driver}"), fault), "no {part}{driver}");
+        let begin = Instant::now();
+        while restarts(node) == before {
+            assert!(begin.elapsed() < Duration::from_secs(10), "{part} is not restarted after {fault:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        eprintln!("{part}{driver}, {fault:?}: restarted after {:.0?}", begin.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    for (node, port, peer) in [(&bed.edge, "lan-wan0", "exit"), (&bed.exit, "lan-net0", "edge")] {
+        let (actor, listener) = (format!("control/peer-lan-{peer}"), format!("control/{port}"));
+        for part in [&actor, &listener, "control/lan-dial", "control/announce"] {
+            kill(node, part, "", Fault::Panic);
+        }
+        for fault in [Fault::Panic, Fault::Error, Fault::Hang] {
+            kill(node, &actor, "/talk", fault);
+        }
+        kill(node, &listener, "/accept", Fault::Hang);
+        kill(node, &format!("links/{port}"), "", Fault::Panic);
+        kill(node, "control", "", Fault::Panic);
+    }
+    silence.store(true, Ordering::Relaxed);
+    let sent = talker.join().expect("talks");
+    std::thread::sleep(Duration::from_millis(500));
+    deafness.store(true, Ordering::Relaxed);
+    let (heard, pause) = listener.join().expect("all in order");
+    eprintln!("{sent} messages sent, {heard} heard, longest pause {pause:.0?}");
+    assert_eq!(heard, sent);
+    assert!(sent > 200, "{sent}");
+    assert_eq!(generations(), before, "the connection is the same");
+    bed.stop();
+}
