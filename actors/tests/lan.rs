@@ -3,7 +3,6 @@
 //! messages all the time, and faults injected by name at both ends. Needs root; without it the test is
 //! skipped, or fails when `MWB_REQUIRE=all` says that nothing may be skipped.
 
-#[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::sync::Arc;

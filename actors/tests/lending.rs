@@ -3,7 +3,6 @@
 //! namespaces; an echo and a TCP transfer while faults are injected by name. Needs root; without it the test is
 //! skipped, or fails when `MWB_REQUIRE=all` says that nothing may be skipped.
 
-#[allow(dead_code, reason = "the tests of whole nodes use the rest")]
 mod support;
 
 use std::time::Duration;
