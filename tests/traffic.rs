@@ -153,6 +153,40 @@ fn without_ipv6_at_the_exit_there_is_none_and_it_is_told_at_once() {
     });
 }
 
+/// The documentation of `status --json`.
+const DOCUMENTED: &str = include_str!("../node/README.md");
+
+/// What `path` leads to: keys joined by dots, `[]` for the first of a list.
+fn at<'a>(state: &'a Value, path: &str) -> &'a Value {
+    let keys = path.split('.').filter(|key| !key.is_empty());
+    keys.fold(state, |value, key| match key.strip_suffix("[]") {
+        Some(list) => &value[list][0],
+        None => &value[key],
+    })
+}
+
+#[test]
+fn status_has_every_documented_field() {
+    in_lab("status_has_every_documented_field", || {
+        let bond = start();
+        let state = bond.edge.status().expect("it runs");
+        let (_, tables) = DOCUMENTED.split_once("`mwb-node status --json`").expect("the section");
+        let (mut place, mut found) = ("", 0);
+        for line in tables.lines() {
+            let code = line.split('`').nth(1).unwrap_or_default();
+            if line.starts_with("### ") {
+                place = code;
+            } else if line.starts_with("| `") {
+                let object = at(&state, place).as_object();
+                let object = object.unwrap_or_else(|| panic!("no {place} in {state:#}"));
+                assert!(object.contains_key(code), "no {place}.{code} in {state:#}");
+                found += 1;
+            }
+        }
+        assert!(found > 100, "only {found} fields are documented");
+    });
+}
+
 /// Runs `iperf3` from the edge, with cubic, and returns bits per second as the receiver counted them.
 fn iperf(bond: &Bond, server: IpAddr, more: &[&str]) -> f64 {
     let address = server.to_string();

@@ -18,6 +18,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::clock;
 use crate::registry::{ActorState, Entry, Fault};
 use crate::supervisor::{ChildContext, Control};
 
@@ -303,6 +304,12 @@ impl Drop for DrivenState {
     }
 }
 
+/// Time to the next round of pings. All actors of the machine keep the same beat: one wake-up serves them all.
+fn next_round() -> Duration {
+    let every = PING_EVERY.as_nanos() as u64;
+    Duration::from_nanos(every - clock::now().as_nanos() % every)
+}
+
 impl<D: Drive> Actor for DrivenActor<D> {
     type Msg = DrivenMsg;
     type State = DrivenState;
@@ -317,8 +324,10 @@ impl<D: Drive> Actor for DrivenActor<D> {
         let mut crew = Crew { context, actor: myself.clone(), members: Vec::new() };
         D::launch(&lent, &mut crew)?;
         let ticker = tokio::spawn(async move {
+            // A new driver gets a whole round before its first.
+            tokio::time::sleep(PING_EVERY).await;
             loop {
-                tokio::time::sleep(PING_EVERY).await;
+                tokio::time::sleep(next_round()).await;
                 if myself.cast(DrivenMsg::Check).is_err() {
                     return;
                 }

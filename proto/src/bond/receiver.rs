@@ -27,6 +27,11 @@ const GAP_REPORT_EVERY: Duration = Duration::from_millis(1);
 const REPORT_SHARE: f64 = 0.012;
 /// They are never stretched beyond this.
 const REPORT_INTERVAL_MAX: Duration = Duration::from_millis(25);
+/// Reports are answered by reports: they are news too, but alone worth a report of ours only when there are this many,
+/// as a busy peer sends them, or when [`HEARD_AFTER`] has passed. Two idle ends would keep each other awake.
+const REPORTS_HEARD: u32 = 8;
+/// See [`REPORTS_HEARD`].
+const HEARD_AFTER: Duration = Duration::from_millis(200);
 /// The session counts as active this long after a packet.
 const ACTIVE_FOR: Duration = Duration::from_secs(1);
 
@@ -40,6 +45,8 @@ pub struct Receiver {
     last_report: Time,
     last_arrival: Option<Time>,
     news: bool,
+    /// Datagrams with reports since our last one.
+    reports_heard: u32,
     new_gap: bool,
     rate: RateMeter,
     /// One-way delays of all paths on one scale.
@@ -81,6 +88,7 @@ impl Receiver {
             last_report: now,
             last_arrival: None,
             news: false,
+            reports_heard: 0,
             new_gap: false,
             rate: RateMeter { since: now, ..RateMeter::default() },
             scale: Unwrap::default(),
@@ -106,7 +114,11 @@ impl Receiver {
         let path = self.path_mut(item.path, item.path_seq)?;
         let gap = path.on_packet(item.path_seq, sent, item.arrival, item.wire_len, item.ce);
         let delay = path.delay_secs();
-        self.news = true;
+        if item.frame == FrameType::Ack {
+            self.reports_heard += 1;
+        } else {
+            self.news = true;
+        }
         self.new_gap |= gap;
         self.rate.add(u64::from(item.wire_len), now);
         match item.frame {
@@ -191,6 +203,7 @@ impl Receiver {
         self.report_number = self.report_number.wrapping_add(1);
         self.last_report = now;
         self.news = false;
+        self.reports_heard = 0;
         self.new_gap = false;
         self.reports += 1;
         report.encode_into(out);
@@ -201,11 +214,18 @@ impl Receiver {
         if self.new_gap {
             return Some(self.last_report + GAP_REPORT_EVERY);
         }
-        if self.news {
+        if self.news || self.reports_heard >= REPORTS_HEARD {
             return Some(self.last_report + self.report_interval());
         }
         let active = self.last_arrival.is_some_and(|at| self.last_report < at + ACTIVE_FOR);
-        active.then(|| self.last_report + self.config.report_quiet)
+        let pace = if active {
+            self.config.report_quiet
+        } else if self.reports_heard > 0 {
+            HEARD_AFTER
+        } else {
+            return None;
+        };
+        Some(self.last_report + pace)
     }
 
     /// Reports go out every 5 ms, more rarely where that would be too much of a thin link.

@@ -251,7 +251,8 @@ impl Sender {
                     HeartbeatKind::Tail
                 };
                 self.send_ping(i, kind, now);
-            } else if since >= Duration::from_millis(6) && !p.tail_probed && p.flight.bytes() > 0 {
+            } else if active && since >= Duration::from_millis(6) && !p.tail_probed && p.flight.bytes() > 0 {
+                // Without traffic nothing is in flight but reports and heartbeats, and the next one follows.
                 self.send_ping(i, HeartbeatKind::Tail, now);
                 self.paths[i].tail_probed = true;
             } else if now - p.ping_at >= ping_every {

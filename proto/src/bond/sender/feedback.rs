@@ -219,14 +219,16 @@ impl Sender {
     }
 
     /// No report at all for long while something is in flight: the feedback itself is cut.
+    /// Without traffic reports come with the heartbeats only, and one may get lost.
     pub(super) fn check_mute(&mut self, now: Time) {
+        let pace = if self.is_active(now) { Duration::ZERO } else { 2 * self.config.heartbeat_idle };
         for i in 0..self.paths.len() {
             let p = &self.paths[i];
             if p.state != PathState::Up {
                 continue;
             }
             let heard = self.last_report.map_or(p.since, |r| r.1.max(p.since));
-            let patience = MUTE_AFTER + Duration::from_secs_f64(2.0 * p.delay.feedback());
+            let patience = MUTE_AFTER + pace + Duration::from_secs_f64(2.0 * p.delay.feedback());
             let waiting = p.flight.oldest_unseen().is_some_and(|sent| now - sent > patience);
             if waiting && now - heard > patience {
                 self.suspect(i, now);
