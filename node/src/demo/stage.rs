@@ -45,8 +45,8 @@ impl Stage {
     /// # Errors
     /// When the system refuses something.
     pub(super) fn build() -> anyhow::Result<Self> {
-        let links: Vec<LinkSpec> = LINES.iter().map(Line::spec).collect();
-        let lab = Lab::edge_exit(&links).context("building the lab")?;
+        let links: Vec<Vec<LinkSpec>> = LINES.iter().map(|line| vec![line.spec()]).collect();
+        let lab = Lab::lan(&links).context("building the lab")?;
         let host = lab.host("server");
         let address = SocketAddr::new(host.address(), PORT);
         let server = host.run(move || server(address)).context("starting the test server")?;
