@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use mwb_proto::discovery::Tag;
 
-use crate::lan::{HINTS_PER_TAG_MAX, LanHint, LanHints};
+use crate::lan::{HINTS_MAX, HINTS_PER_TAG_MAX, LanHint, LanHints};
 
 /// Service instances that are remembered.
 const SIGHTINGS_MAX: usize = 64;
@@ -37,22 +37,38 @@ impl Sightings {
         &mut self,
         instance: &str,
         standing: Standing,
-        mut found: Vec<LanHint>,
+        found: Vec<LanHint>,
         hints: &LanHints,
     ) {
-        found.truncate(HINTS_PER_TAG_MAX);
-        let before = self.take(instance);
-        for hint in &found {
-            hints.add(hint.clone());
+        let mut distinct = Vec::new();
+        for hint in found {
+            if distinct.len() < HINTS_PER_TAG_MAX && !distinct.contains(&hint) {
+                distinct.push(hint);
+            }
         }
-        self.seen.push_back(Sighting { instance: instance.to_owned(), standing, hints: found });
-        self.forget(before, hints);
-        if self.seen.len() > SIGHTINGS_MAX {
-            // Whoever invents members pushes out inventions first.
-            let stranger = self.seen.iter().position(|one| one.standing == Standing::Stranger);
-            let pushed_out = self.seen.remove(stranger.unwrap_or(0));
+        let before = self.take(instance);
+        // Room is made before anything is added: the hints would forget the oldest, whoever it is of.
+        while self.seen.len() >= SIGHTINGS_MAX || self.hint_count() + distinct.len() > HINTS_MAX {
+            // Whoever invents members pushes out inventions first, and never a member.
+            let oldest = match self.seen.iter().position(|one| one.standing == Standing::Stranger) {
+                None if standing == Standing::Stranger => return self.forget(before, hints),
+                stranger => stranger.unwrap_or(0),
+            };
+            let pushed_out = self.seen.remove(oldest);
             self.forget(pushed_out, hints);
         }
+        if let Some(before) = before {
+            let stays = |hint: &LanHint| distinct.contains(hint) || self.contains(hint);
+            hints.retain(|hint| !before.hints.contains(hint) || stays(hint));
+        }
+        for hint in &distinct {
+            hints.add(hint.clone());
+        }
+        self.seen.push_back(Sighting { instance: instance.to_owned(), standing, hints: distinct });
+    }
+
+    fn hint_count(&self) -> usize {
+        self.seen.iter().map(|one| one.hints.len()).sum()
     }
 
     /// `instance` has said goodbye or its records have expired.
@@ -121,11 +137,15 @@ mod tests {
         let (mut sightings, hints) = (Sightings::default(), LanHints::default());
         sightings.resolved("member", Standing::Known, vec![hint(255, 10)], &hints);
         for number in 0..=200 {
-            let invented = vec![hint(number, 1); 100];
+            let invented = if number % 2 == 0 {
+                vec![hint(number, 1); 100]
+            } else {
+                (0..100).map(|host| hint(number, host)).collect()
+            };
             sightings.resolved(&format!("invented-{number}"), Standing::Stranger, invented, &hints);
             assert!(hints.all().contains(&hint(255, 10)), "after {number}");
         }
-        assert_eq!((sightings.seen.len(), hints.all().len()), (SIGHTINGS_MAX, SIGHTINGS_MAX));
+        assert!(sightings.seen.len() <= SIGHTINGS_MAX && hints.all().len() <= HINTS_MAX);
         assert!(hints.all().contains(&hint(200, 1)));
     }
 }
