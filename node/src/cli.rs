@@ -109,6 +109,20 @@ struct RuntimeDir {
     runtime_dir: PathBuf,
 }
 
+/// How a running node is asked.
+#[derive(Args)]
+struct Socket {
+    /// Socket at which the running node is asked [default: control.sock in the runtime folder]
+    #[arg(long, env = "MWB_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Socket {
+    fn path(&self, runtime: &RuntimeDir) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| runtime.runtime_dir.join(crate::status::SOCKET))
+    }
+}
+
 /// Runs the command that the process was started with.
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {

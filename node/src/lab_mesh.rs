@@ -253,6 +253,6 @@ fn key(program: &Path, dir: &Path, name: &str) -> anyhow::Result<String> {
 
 /// How many paths the node of `runtime_dir` has that carry packets.
 fn paths_up(runtime_dir: &Path) -> usize {
-    let Ok(state) = status::ask(runtime_dir, &Request::Status) else { return 0 };
+    let Ok(state) = status::ask(&runtime_dir.join(status::SOCKET), &Request::Status) else { return 0 };
     status_text::paths_up(&state)
 }

@@ -1,10 +1,11 @@
 //! Questions to a running node over its Unix socket.
 //!
 //! A frame is a length (u32, big-endian, at most [`FRAME_MAX`]) and that many bytes of JSON. A connection
-//! carries one [`Request`] and one [`Answer`]; both sides give up after [`PATIENCE`]. The socket lies in the
-//! runtime folder (mode 0700): who may enter that may ask.
+//! carries one [`Request`] and one [`Answer`]; both sides give up after [`PATIENCE`]. The socket, by default in the
+//! runtime folder (mode 0700), has mode 0600: who may run the node may ask.
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-const FILE: &str = "control.sock";
+/// Name of the socket in the runtime folder.
+pub(crate) const SOCKET: &str = "control.sock";
 /// Largest frame: a status of hundreds of paths is far smaller.
 const FRAME_MAX: usize = 4 * 1024 * 1024;
 /// How long one side waits for the other.
@@ -56,21 +58,18 @@ pub(crate) enum AskError {
     Refused(String),
 }
 
-/// Answers requests in `runtime_dir` until dropped. The caller holds the claim on the folder, so a socket that
-/// is there is a dead one's.
+/// Answers requests at the socket `path` until dropped.
 ///
 /// # Errors
-/// When the socket cannot be made.
-pub(crate) fn serve<F>(runtime_dir: &Path, status: F) -> io::Result<Server>
+/// When the socket cannot be made: somebody answers there already, or something else than a socket is there.
+pub(crate) fn serve<F>(path: &Path, status: F) -> io::Result<Server>
 where
     F: Fn() -> Value + Send + Sync + 'static,
 {
-    let path = runtime_dir.join(FILE);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path)?;
+    remove_dead(path)?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let path = path.to_owned();
     let status = Arc::new(status);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let task = tokio::spawn(async move {
@@ -96,6 +95,23 @@ where
         }
     });
     Ok(Server { task, path })
+}
+
+/// Removes the socket that a killed node has left.
+fn remove_dead(path: &Path) -> io::Result<()> {
+    let at = |what: &str| format!("{} {what}", path.display());
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(found) if !found.file_type().is_socket() => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            at("is there and is no socket; name another --socket"),
+        )),
+        Ok(_) if BlockingStream::connect(path).is_ok() => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, at("is another program's; name another --socket")))
+        }
+        Ok(_) => std::fs::remove_file(path),
+    }
 }
 
 /// The task that answers; dropping it removes the socket.
@@ -130,12 +146,12 @@ async fn answer(mut stream: UnixStream, status: &(dyn Fn() -> Value + Send + Syn
     stream.shutdown().await
 }
 
-/// Asks the node of `runtime_dir`.
+/// Asks the node that answers at the socket `path`.
 ///
 /// # Errors
 /// [`AskError::NotRunning`], or why there is no answer.
-pub(crate) fn ask(runtime_dir: &Path, request: &Request) -> Result<Value, AskError> {
-    let mut stream = BlockingStream::connect(runtime_dir.join(FILE)).map_err(|error| match error.kind() {
+pub(crate) fn ask(path: &Path, request: &Request) -> Result<Value, AskError> {
+    let mut stream = BlockingStream::connect(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NotRunning,
         _ => AskError::Io(error),
     })?;
@@ -163,8 +179,8 @@ pub(crate) fn ask(runtime_dir: &Path, request: &Request) -> Result<Value, AskErr
 mod tests {
     use super::*;
 
-    fn raw(dir: &Path, bytes: &[u8]) -> Vec<u8> {
-        let mut stream = BlockingStream::connect(dir.join(FILE)).unwrap();
+    fn raw(path: &Path, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = BlockingStream::connect(path).unwrap();
         stream.write_all(bytes).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = Vec::new();
@@ -175,15 +191,21 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn asked_and_answered() {
         let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path();
-        assert!(matches!(ask(dir, &Request::Status), Err(AskError::NotRunning)));
-        let server = serve(dir, || serde_json::json!({"name": "n"})).unwrap();
-        assert_eq!(ask(dir, &Request::Status).unwrap()["name"], "n");
-        assert!(raw(dir, &u32::MAX.to_be_bytes()).ends_with(b"is too long\"}"));
-        assert!(String::from_utf8_lossy(&raw(dir, b"\0\0\0\x02{}")).contains("not a request"));
-        assert!(raw(dir, b"\0\0").is_empty(), "a torn request gets no answer");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "kept").unwrap();
+        assert_eq!(serve(&file, || Value::Null).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+        let path = &dir.path().join(SOCKET);
+        assert!(matches!(ask(path, &Request::Status), Err(AskError::NotRunning)));
+        let server = serve(path, || serde_json::json!({"name": "n"})).unwrap();
+        assert_eq!(ask(path, &Request::Status).unwrap()["name"], "n");
+        assert_eq!(serve(path, || Value::Null).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(raw(path, &u32::MAX.to_be_bytes()).ends_with(b"is too long\"}"));
+        assert!(String::from_utf8_lossy(&raw(path, b"\0\0\0\x02{}")).contains("not a request"));
+        assert!(raw(path, b"\0\0").is_empty(), "a torn request gets no answer");
         drop(server);
-        assert!(matches!(ask(dir, &Request::Status), Err(AskError::NotRunning)));
-        drop(serve(dir, || Value::Null).unwrap());
+        assert!(matches!(ask(path, &Request::Status), Err(AskError::NotRunning)));
+        drop(serve(path, || Value::Null).unwrap());
     }
 }

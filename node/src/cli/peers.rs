@@ -3,13 +3,15 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{Failure, RuntimeDir, status};
+use super::{Failure, RuntimeDir, Socket, status};
 use crate::{output, peers_text};
 
 #[derive(Args)]
 pub(super) struct PeersArgs {
     #[command(flatten)]
     runtime: RuntimeDir,
+    #[command(flatten)]
+    socket: Socket,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -20,7 +22,7 @@ pub(super) struct PeersArgs {
 /// # Errors
 /// No node runs here, it takes no part in a LAN, or it does not answer.
 pub(super) fn peers(args: &PeersArgs) -> Result<(), Failure> {
-    let state = status::ask(&args.runtime)?;
+    let state = status::ask(&args.runtime, &args.socket)?;
     let lan = &state["lan"];
     if *lan == Value::Null {
         return Err(Failure::new(

@@ -14,7 +14,7 @@ use mwb_actors::tun::TunSpec;
 use mwb_proto::mesh::Roles;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, REFUSED, RuntimeDir, StateDir, config_file};
+use super::{Failure, REFUSED, RuntimeDir, Socket, StateDir, config_file};
 use crate::config::{self, NodeConfig};
 use crate::platform::linux::cleanup::{self, Cleaned};
 use crate::platform::{LinuxPlatform, MARK};
@@ -30,6 +30,8 @@ pub(super) struct RunArgs {
     state: StateDir,
     #[command(flatten)]
     runtime: RuntimeDir,
+    #[command(flatten)]
+    socket: Socket,
     /// Write the bond's state every 100 ms to this file, or into this folder, one JSON object a line
     #[arg(long, env = "MWB_TRACE", value_name = "PATH")]
     trace: Option<PathBuf>,
@@ -127,7 +129,7 @@ async fn node(
         let running = Arc::new(running);
         let asked = Arc::clone(&running);
         let started = std::time::Instant::now();
-        let server = status::serve(runtime_dir, move || {
+        let server = status::serve(&args.socket.path(&args.runtime), move || {
             let mut state = serde_json::to_value(asked.status()).unwrap_or_default();
             if let Some(object) = state.as_object_mut() {
                 object.insert("uptime_seconds".to_owned(), started.elapsed().as_secs().into());

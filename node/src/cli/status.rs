@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{Failure, NOT_RUNNING, RuntimeDir};
+use super::{Failure, NOT_RUNNING, RuntimeDir, Socket};
 use crate::status::{self, AskError, Request};
 use crate::{output, status_text};
 
@@ -11,6 +11,8 @@ use crate::{output, status_text};
 pub(super) struct StatusArgs {
     #[command(flatten)]
     runtime: RuntimeDir,
+    #[command(flatten)]
+    socket: Socket,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -21,7 +23,7 @@ pub(super) struct StatusArgs {
 /// # Errors
 /// [`NOT_RUNNING`], or what went wrong.
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let answer = ask(&args.runtime)?;
+    let answer = ask(&args.runtime, &args.socket)?;
     if args.json {
         let text = serde_json::to_string_pretty(&answer).expect("a JSON value is JSON");
         return Ok(output::line(&text)?);
@@ -33,15 +35,15 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`NOT_RUNNING`], or what went wrong.
-pub(super) fn ask(runtime: &RuntimeDir) -> Result<Value, Failure> {
-    let dir = &runtime.runtime_dir;
-    status::ask(dir, &Request::Status).map_err(|error| match error {
+pub(super) fn ask(runtime: &RuntimeDir, socket: &Socket) -> Result<Value, Failure> {
+    let path = socket.path(runtime);
+    status::ask(&path, &Request::Status).map_err(|error| match error {
         AskError::NotRunning => Failure {
             code: NOT_RUNNING,
             message: format!(
-                "no node runs with the runtime folder {}; start one with mwb-node run --config FILE, or name its \
-                 folder with --runtime-dir",
-                dir.display()
+                "no node answers at {}; start one with mwb-node run --config FILE, or name its folder with --runtime-dir \
+                 or its socket with --socket",
+                path.display()
             ),
         },
         other => Failure::new(format!("asking the node: {other}")),
