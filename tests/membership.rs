@@ -132,9 +132,16 @@ fn a_token_comes_from_anywhere_and_survives_a_restart() {
         let file = by_file.1.path().join("token");
         std::fs::write(&file, format!("  {}\n{}\n", &token[..30], &token[30..])).unwrap();
         let open = || Stdio::from(std::fs::File::open(&file).unwrap());
-        wait_until("the exit is back", PATIENCE, || {
-            by_file.0.mwb(&["join", "--file", file.to_str().unwrap()]).status.success()
-        });
+        let end = std::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = by_file.0.mwb(&["join", "--file", file.to_str().unwrap()]);
+            if answer.status.success() {
+                break;
+            }
+            bond.exit.check();
+            let late = std::time::Instant::now() > end;
+            assert!(!late, "the exit is not back: {answer:?}\n{}", bond.exit.log());
+        }
         done(&by_input.0.mwb_with(&["join", "-"], |command| {
             command.stdin(open());
         }));
