@@ -1,16 +1,23 @@
 //! The folder of a running node: one node at a time may have it.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::fs::FlockOperation;
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, test_kill_process};
 
 const FILE: &str = "lock";
+/// How long the helpers of a killed node may take to end.
+const PARTING: Duration = Duration::from_secs(5);
+const TRY_EVERY: Duration = Duration::from_millis(10);
 
-/// Holds the folder until dropped; a killed process lets go of it too.
+/// Holds the folder until dropped; a killed process lets go of it too, together with its helpers: what they
+/// still change on the host is done before the next node begins.
 #[derive(Debug)]
 pub(crate) struct Claim {
     _file: File,
@@ -29,21 +36,27 @@ impl Claim {
             .with_context(|| format!("making the runtime folder {} (are you root?)", dir.display()))?;
         let path = dir.join(FILE);
         let mut file = File::options()
-            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)
             .with_context(|| format!("opening {} (are you root?)", path.display()))?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).ok();
-            bail!(
-                "a node runs already with the runtime folder {} (process {}); stop that one, or choose another folder \
-                 with --runtime-dir",
-                dir.display(),
-                pid.trim()
-            );
+        // Helpers inherit it, and with it the claim.
+        fcntl_setfd(&file, FdFlags::empty())?;
+        let begin = Instant::now();
+        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let owner = fs::read_to_string(&path).unwrap_or_default();
+            let pid = owner.trim().parse().ok().and_then(Pid::from_raw);
+            let lives = pid.is_some_and(|pid| test_kill_process(pid).is_ok());
+            if lives || begin.elapsed() > PARTING {
+                bail!(
+                    "a node runs already with the runtime folder {} (process {}); stop that one, or choose another \
+                     folder with --runtime-dir",
+                    dir.display(),
+                    owner.trim()
+                );
+            }
+            std::thread::sleep(TRY_EVERY);
         }
         file.set_len(0)?;
         file.write_all(std::process::id().to_string().as_bytes())?;
@@ -56,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_node_at_a_time() {
+    fn one_node_at_a_time_and_not_before_the_helpers_of_a_dead_one_end() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("run");
         let claim = Claim::new(&dir).unwrap();
@@ -64,5 +77,15 @@ mod tests {
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(claim);
         Claim::new(&dir).unwrap();
+
+        // Killed while a helper runs; not a test of its own, for another's helper would inherit its claim.
+        let claim = Claim::new(&dir).unwrap();
+        let mut helper = std::process::Command::new("sleep").arg("0.3").spawn().unwrap();
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        fs::write(dir.join(FILE), dead.id().to_string()).unwrap();
+        drop(claim);
+        Claim::new(&dir).unwrap();
+        assert!(helper.try_wait().unwrap().is_some(), "the helper still runs");
     }
 }
