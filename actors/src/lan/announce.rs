@@ -32,6 +32,9 @@ const GATEWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Received bytes are turned into rates over this time; the greatest of the last [`RATES_KEPT`] counts.
 const RATE_SPAN: Duration = Duration::from_secs(1);
 const RATES_KEPT: usize = 60;
+/// An uplink over which no path carries traffic is down after this time, not sooner: a path that has just
+/// joined, or stalls for a moment, must not cost its borrowers their leases. Theirs notice a death themselves.
+const DOWN_AFTER: Duration = Duration::from_secs(1);
 /// Bits of a path id that number the uplink.
 const UPLINK_MASK: u8 = 0x3f;
 
@@ -74,7 +77,7 @@ impl Drive for Announce {
 async fn run(lent: AnnounceLent, pulse: Pulse) -> Result<(), DriverError> {
     let mut changes = lent.peers.changes();
     let mut gateways = Gateways::default();
-    let mut rates: Vec<ReceiveRate> = lent.uplinks.iter().map(|_| ReceiveRate::default()).collect();
+    let mut looks: Vec<Look> = lent.uplinks.iter().map(|_| Look::default()).collect();
     let mut told: BTreeMap<NodeId, u64> = BTreeMap::new();
     let mut said: Vec<UplinkInfo> = Vec::new();
     let mut say_at = clock::now();
@@ -86,13 +89,27 @@ async fn run(lent: AnnounceLent, pulse: Pulse) -> Result<(), DriverError> {
         let measured = measured(&lent);
         let neighbours: Vec<IpAddr> =
             lent.peers.all().iter().filter_map(|peer| Some(peer.connection()?.remote().ip())).collect();
-        let infos: Vec<_> = (lent.uplinks.iter().zip(&mut rates).take(ANNOUNCED_MAX))
-            .map(|((uplink, link), rate)| {
-                let rate_down = rate.sample(now, link.status().received_bytes);
+        let infos: Vec<_> = (lent.uplinks.iter().zip(&mut looks).take(ANNOUNCED_MAX))
+            .map(|((uplink, link), look)| {
+                let measured = measured.get(&uplink.id).copied().unwrap_or_default();
+                let rate_down = look.rate.sample(now, link.status().received_bytes);
+                let is_silent = look.is_silent(measured, now);
                 let gateway = uplink.interface.as_ref().and_then(|interface| gateways.of(interface));
                 // What a member routes for us is that member's uplink, and nobody's else to lend.
                 let is_ours = gateway.is_none_or(|gateway| !neighbours.contains(&gateway.address));
-                describe(uplink, link, measured.get(&uplink.id), rate_down, gateway, is_ours)
+                UplinkInfo {
+                    id: uplink.id,
+                    name: uplink.name.clone(),
+                    kind: uplink.kind,
+                    up: link.socket().is_some() && !is_silent,
+                    lend: uplink.lend && is_ours,
+                    metered: uplink.metered,
+                    rate_up: (measured.rate_mbit.max(0.0) * 1e6) as u64,
+                    rate_down,
+                    rtt_us: (measured.rtt_ms.max(0.0) * 1e3) as u32,
+                    loss_ppm: (measured.loss.clamp(0.0, 1.0) * 1e6) as u32,
+                    gateway,
+                }
             })
             .collect();
         let due = now >= say_at || !said.iter().map(settled).eq(infos.iter().map(settled));
@@ -166,28 +183,22 @@ fn measured(lent: &AnnounceLent) -> BTreeMap<u8, Measured> {
     measured
 }
 
-fn describe(
-    uplink: &UplinkSpec,
-    link: &Link,
-    measured: Option<&Measured>,
-    rate_down: u64,
-    gateway: Option<Gateway>,
-    is_ours: bool,
-) -> UplinkInfo {
-    let no_path_is_up = measured.is_some_and(|measured| measured.paths > 0 && measured.paths_up == 0);
-    let measured = measured.copied().unwrap_or_default();
-    UplinkInfo {
-        id: uplink.id,
-        name: uplink.name.clone(),
-        kind: uplink.kind,
-        up: link.socket().is_some() && !no_path_is_up,
-        lend: uplink.lend && is_ours,
-        metered: uplink.metered,
-        rate_up: (measured.rate_mbit.max(0.0) * 1e6) as u64,
-        rate_down,
-        rtt_us: (measured.rtt_ms.max(0.0) * 1e3) as u32,
-        loss_ppm: (measured.loss.clamp(0.0, 1.0) * 1e6) as u32,
-        gateway,
+/// What is remembered of one uplink from look to look.
+#[derive(Debug, Default)]
+struct Look {
+    rate: ReceiveRate,
+    /// Since when its paths carry no traffic.
+    silent_since: Option<Time>,
+}
+
+impl Look {
+    /// Whether no path over the uplink has carried traffic for [`DOWN_AFTER`].
+    fn is_silent(&mut self, measured: Measured, now: Time) -> bool {
+        if measured.paths == 0 || measured.paths_up > 0 {
+            self.silent_since = None;
+            return false;
+        }
+        now - *self.silent_since.get_or_insert(now) >= DOWN_AFTER
     }
 }
 
@@ -256,6 +267,21 @@ impl Gateways {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_uplink_is_down_when_its_paths_stay_silent() {
+        let mut look = Look::default();
+        let at = Time::from_millis;
+        let joined = Measured { paths: 1, ..Measured::default() };
+        let up = Measured { paths_up: 1, ..joined };
+        assert!(!look.is_silent(joined, at(1_000)), "it has just joined");
+        assert!(!look.is_silent(up, at(1_250)));
+        assert!(!look.is_silent(joined, at(5_000)), "it stalls");
+        assert!(!look.is_silent(joined, at(5_999)));
+        assert!(look.is_silent(joined, at(6_000)));
+        assert!(!look.is_silent(up, at(6_250)));
+        assert!(!look.is_silent(Measured::default(), at(60_000)), "nothing is known of an unused one");
+    }
 
     #[test]
     fn the_greatest_rate_of_the_last_minute_counts() {

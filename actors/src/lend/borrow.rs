@@ -123,7 +123,7 @@ impl Lending {
     fn borrow(&self) -> u64 {
         let now = clock::now();
         let exits: Vec<ExitInUse> = self.parts.exits.iter().flat_map(|exits| exits.in_use()).collect();
-        let wants = self.wants(&exits);
+        let mut wants = self.wants(&exits);
         let mut state = self.borrower.lock();
         let mut handled = 0;
         while let Some((peer, message)) = self.to_borrower.pop() {
@@ -141,6 +141,16 @@ impl Lending {
             }
             self.drain(&mut state, &exits, now);
         }
+        // A connection that breaks, or is replaced (both may dial at once), says nothing of the uplink behind it:
+        // until the lender announces again, what was asked for is awaited, and what is leased is ended by the
+        // silence of its grants only.
+        let silent = |want: &Want| {
+            let in_use = exits.iter().any(|(addresses, exit)| {
+                exit.session.peer() == want.exit && addresses.contains(&want.address)
+            });
+            in_use && self.parts.peers.get(want.lender).is_some_and(|peer| peer.uplinks().is_empty())
+        };
+        wants.extend(state.machine.pending().filter(silent));
         state.machine.set_wants(&wants, now);
         self.drain(&mut state, &exits, now);
         handled

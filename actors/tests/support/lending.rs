@@ -20,6 +20,10 @@ pub(crate) struct LendingBed {
 impl LendingBed {
     /// Builds namespaces and links and starts the nodes.
     pub(crate) fn new() -> Self {
+        // With RUST_LOG set, the nodes tell what they do.
+        if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init().ok();
+        }
         let lock = machine_lock();
         let tag = format!("lend-{}-{}", std::process::id(), BEDS.fetch_add(1, Ordering::Relaxed));
         let names = ["b", "l", "x"].map(|end| Namespace::new(format!("{tag}-{end}")));

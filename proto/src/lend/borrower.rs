@@ -65,6 +65,10 @@ enum State {
     Waiting {
         at: Time,
     },
+    /// Asked for, not answered yet.
+    Asked {
+        again: Time,
+    },
     Leased {
         port: u16,
         since: Time,
@@ -175,8 +179,8 @@ impl Borrower {
             let Some(entry) = self.entries.get_mut(&want) else { continue };
             let lease = entry.lease;
             let dead = match &mut entry.state {
-                State::Waiting { at } => {
-                    *at = now + ASK_AGAIN;
+                state @ (State::Waiting { .. } | State::Asked { .. }) => {
+                    *state = State::Asked { again: now + ASK_AGAIN };
                     None
                 }
                 State::Leased { accepted, .. } if now - *accepted >= LEASE_TTL => Some("not renewed in time"),
@@ -221,8 +225,14 @@ impl Borrower {
     pub fn leased(&self) -> impl Iterator<Item = (Want, u16)> {
         self.entries.iter().filter_map(|(want, entry)| match entry.state {
             State::Leased { port, .. } => Some((*want, port)),
-            State::Waiting { .. } => None,
+            State::Waiting { .. } | State::Asked { .. } => None,
         })
+    }
+
+    /// What is leased, and what a question is under way for.
+    pub fn pending(&self) -> impl Iterator<Item = Want> {
+        let pending = self.entries.iter().filter(|(_, e)| !matches!(e.state, State::Waiting { .. }));
+        pending.map(|(want, _)| *want)
     }
 
     fn find(&mut self, lender: NodeId, lease: u64) -> Option<(Want, &mut Entry)> {
@@ -265,7 +275,7 @@ impl Borrower {
 /// When something is due in this state.
 fn next(state: &State) -> Time {
     match state {
-        State::Waiting { at } => *at,
+        State::Waiting { at } | State::Asked { again: at } => *at,
         State::Leased { asked, accepted, heard, .. } => {
             (*asked + RENEW_EVERY).min(*accepted + LEASE_TTL).min(*heard + GRANT_SILENCE_MAX)
         }

@@ -9,7 +9,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::{Gateway, LeaseEnd, LeaseRefuseReason, LeaseRequest, Message, RateGrant, RateGrants};
+use crate::control::{
+    Gateway, LeaseAccept, LeaseEnd, LeaseRefuse, LeaseRefuseReason, LeaseRequest, Message, RateGrant,
+    RateGrants,
+};
 use crate::mesh::NodeId;
 use crate::time::Time;
 
@@ -261,4 +264,23 @@ fn a_lender_that_falls_silent_loses_its_borrower_after_three_seconds() {
     }
     assert_eq!(pair.borrower.leased().count(), 1, "asked for again");
     assert_eq!(pair.lender.leases().count(), 1);
+}
+
+#[test]
+fn what_was_asked_for_is_pending_until_it_is_refused() {
+    let mut borrower = Borrower::new(7);
+    let now = Time::from_millis(1_000);
+    borrower.set_wants(&BTreeSet::from([want(0), want(1)]), now);
+    assert_eq!(borrower.pending().count(), 2);
+    let asked: Vec<_> = std::iter::from_fn(|| borrower.poll_message()).collect();
+    let [(_, Message::LeaseRequest(first)), (_, Message::LeaseRequest(second))] = asked.as_slice() else {
+        panic!("{asked:?}");
+    };
+    let text = String::new();
+    let refuse = LeaseRefuse { lease: first.lease, reason: LeaseRefuseReason::NoUplink, text };
+    borrower.handle_refuse(LENDER, &refuse, now);
+    let accept = LeaseAccept { lease: second.lease, port: 9, ttl_ms: 10_000, bytes_left: 0 };
+    borrower.handle_accept(LENDER, &accept, now);
+    assert_eq!(borrower.pending().collect::<Vec<_>>(), [want(1)]);
+    assert_eq!(borrower.leased().count(), 1);
 }
