@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use mwb_proto::bond::{Receiver, ReceiverConfig};
 use mwb_proto::buf::PacketBuf;
-use mwb_proto::packet::clamp_mss;
 use mwb_proto::time::Time;
 
 use crate::channel::BatchQueue;
@@ -132,7 +131,7 @@ impl ReorderDriver {
                 session.foreign.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            clamp_mss(&mut packet, mss(self.lent.mtu, 40), mss(self.lent.mtu, 60));
+            session.clamp_mss(&mut packet, self.lent.mtu);
             batch.push(packet);
             if batch.len() == PACKETS_PER_BATCH {
                 // A full queue is counted by the queue.
@@ -143,11 +142,6 @@ impl ReorderDriver {
             let _ = self.lent.to_tun.try_push(batch);
         }
     }
-}
-
-/// Largest TCP segment in a packet of `mtu` bytes with `headers` bytes of IP and TCP headers.
-pub(crate) fn mss(mtu: u16, headers: u16) -> u16 {
-    mtu.saturating_sub(headers)
 }
 
 /// Whether an inner packet may pass: cryptokey routing, as WireGuard calls it.

@@ -218,6 +218,7 @@ impl RouterDriver {
     fn publish(&mut self, now: Time) {
         self.publish_at = now + PUBLISH_EVERY;
         let snapshot = self.sender.snapshot(now);
+        self.lent.session.set_packet_max(snapshot.packet_max);
         self.lent.trace.write(self.lent.session.name(), &snapshot);
         self.lent.session.sender.send_replace(snapshot);
     }

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use crossbeam_queue::ArrayQueue;
 use mwb_proto::bond::{ReceiverSnapshot, RxItem, SenderSnapshot, TxBatch};
 use mwb_proto::buf::PacketBuf;
+use mwb_proto::packet::clamp_mss;
 use mwb_proto::time::Time;
 use mwb_proto::wire::{Heartbeat, PathId, Report};
 use parking_lot::RwLock;
@@ -125,6 +126,8 @@ pub struct Session {
     pub sender: watch::Sender<SenderSnapshot>,
     /// The receiver's state, every 100 ms.
     pub receiver: watch::Sender<ReceiverSnapshot>,
+    /// Largest inner packet that crosses every path whole; 0 while none is known.
+    packet_max: AtomicU16,
     /// Inner packets dropped because an address was not the session's.
     pub(crate) foreign: AtomicU64,
     /// Transmit batches that found their link's queue full.
@@ -156,6 +159,7 @@ impl Session {
             idle_batches: ArrayQueue::new(IDLE_BATCHES_MAX),
             sender: watch::Sender::new(SenderSnapshot::default()),
             receiver: watch::Sender::new(ReceiverSnapshot::default()),
+            packet_max: AtomicU16::new(0),
             foreign: AtomicU64::new(0),
             link_full: AtomicU64::new(0),
         })
@@ -179,6 +183,23 @@ impl Session {
     /// The session's id, chosen by the edge at its start.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Tells what crosses every path whole, bytes of inner packet; 0 when that is not known.
+    pub(crate) fn set_packet_max(&self, bytes: usize) {
+        self.packet_max.store(u16::try_from(bytes).unwrap_or(u16::MAX), Ordering::Relaxed);
+    }
+
+    /// Lowers the MSS that a passing SYN announces to what crosses every path, and the TUN of `tun_mtu` bytes,
+    /// without fragments.
+    pub(crate) fn clamp_mss(&self, packet: &mut [u8], tun_mtu: u16) {
+        const HEADERS_V4: u16 = 40;
+        const HEADERS_V6: u16 = 60;
+        let mtu = match self.packet_max.load(Ordering::Relaxed) {
+            0 => tun_mtu,
+            max => max.min(tun_mtu),
+        };
+        clamp_mss(packet, mtu.saturating_sub(HEADERS_V4), mtu.saturating_sub(HEADERS_V6));
     }
 
     /// Incarnation for the next sender: the peer's lanes start anew with it.

@@ -2,4 +2,5 @@
 
 pub mod delay;
 pub mod flight;
+pub mod mtu;
 pub mod rate;

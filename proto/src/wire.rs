@@ -5,6 +5,7 @@
 //! bounds of the frame at hand allow, and no bytes can make it panic. `proto/README.md` draws every
 //! frame.
 
+mod fragment;
 mod heartbeat;
 mod refusal;
 mod report;
@@ -20,6 +21,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use fragment::Fragment;
 pub use heartbeat::{Heartbeat, HeartbeatKind};
 pub use refusal::Refusal;
 pub use report::{MissingRange, PathReport, Report};

@@ -15,7 +15,9 @@ use mwb_proto::seal::{Opener, Role, Sealer, Suite, derive};
 use mwb_proto::time::Stamp;
 use mwb_proto::wire::v1::V1Header;
 use mwb_proto::wire::v2::{CLEAR_LEN, Class, Clear, DataHeader, Flags, FrameType, TAG_LEN};
-use mwb_proto::wire::{Heartbeat, HeartbeatKind, MissingRange, PathId, PathReport, Report, Skip, SkipRun};
+use mwb_proto::wire::{
+    Fragment, Heartbeat, HeartbeatKind, MissingRange, PathId, PathReport, Report, Skip, SkipRun,
+};
 
 /// A v1 packet with the payload `mwb`.
 #[rustfmt::skip]
@@ -376,6 +378,14 @@ fn data_body() {
     header.encode(&mut out);
     assert_eq!(out, DATA_BODY[..10]);
     assert_eq!(DataHeader::decode(&DATA_BODY), Ok((header, &b"\x45inner packet"[..])));
+}
+
+#[test]
+fn fragments() {
+    let (first, last) = (Fragment { index: 0, count: 3 }, Fragment { index: 2, count: 3 });
+    assert_eq!(encoded(|out| first.encode_into(out)), [0, 3]);
+    assert_eq!(Fragment::decode(b"\x02\x03rest"), Ok((last, &b"rest"[..])));
+    assert_eq!((first.flags().0, last.flags().0), (0x10, 0x30));
 }
 
 #[test]

@@ -145,7 +145,7 @@ proptest! {
                 wire_len: plain.len() as u16 + 26,
                 ce: false,
                 frame: frames[usize::from(frame)],
-                flags: Flags(0),
+                flags: Flags(seq as u8 & Flags::MASK),
                 class: Class::BestEffort,
                 plain: pool.copy_from(&plain).expect("fits"),
             };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mwb_proto::buf::PacketBuf;
-use mwb_proto::packet::clamp_mss;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tun_rs::{SyncDevice, VIRTIO_NET_HDR_LEN};
@@ -13,7 +12,7 @@ use tun_rs::{SyncDevice, VIRTIO_NET_HDR_LEN};
 use super::Tun;
 use super::split::{SplitError, split};
 use crate::driver::{DriverError, Pulse};
-use crate::reorder::{addresses, mss};
+use crate::reorder::addresses;
 use crate::session::{Role, Session};
 
 /// A device that is deleted is not readable, it has an error.
@@ -98,7 +97,7 @@ fn hand_on(tun: &Tun, packets: &mut Vec<PacketBuf>, batches: &mut Vec<(Arc<Sessi
             c.no_session.fetch_add(1, Ordering::Relaxed);
             continue;
         };
-        clamp_mss(&mut packet, mss(tun.mtu, 40), mss(tun.mtu, 60));
+        session.clamp_mss(&mut packet, tun.mtu);
         match batches.iter_mut().find(|(known, _)| Arc::ptr_eq(known, session)) {
             Some((_, batch)) => batch.push(packet),
             None => {

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use crate::buf::PacketBuf;
 use crate::time::Time;
-use crate::wire::PathId;
 use crate::wire::v2::Class;
+use crate::wire::{Fragment, PathId};
 
 /// Most times one packet is sent, the first included.
 pub(crate) const SENDS_MAX: u8 = 4;
@@ -29,8 +29,13 @@ pub(crate) struct Held {
     pub(crate) last_path: PathId,
     /// How often it was sent.
     pub(crate) sends: u8,
+    /// Fragments of its last sending that arrived, by index, and how many there were; 0 when it was sent whole.
+    arrived_parts: u64,
+    parts: u8,
+    /// It waits in the queue.
+    queued: bool,
     /// Datagrams in flight that carry it, plus one while it is queued for resending.
-    refs: u8,
+    refs: u16,
     /// Some copy arrived.
     pub(crate) delivered: bool,
 }
@@ -68,6 +73,9 @@ impl ResendStore {
             first_sent: now,
             last_path: new.path,
             sends: 1,
+            arrived_parts: 0,
+            parts: 0,
+            queued: false,
             refs: 1,
             delivered: false,
         };
@@ -114,9 +122,33 @@ impl ResendStore {
         }
     }
 
-    /// Queues a packet whose datagram was lost; takes over that datagram's reference.
+    /// Queues a packet whose datagram was lost; takes over that datagram's reference. Another lost
+    /// fragment of a packet that waits already changes nothing.
     pub(crate) fn queue(&mut self, key: Key) {
+        let held = self.held_mut(key);
+        if held.parts > 0 && held.queued {
+            self.release(key);
+            return;
+        }
+        held.queued = true;
         self.queue.push_back(key);
+    }
+
+    /// The packet is sent in `count` fragments.
+    pub(crate) fn split(&mut self, key: Key, count: u8) {
+        let held = self.held_mut(key);
+        if held.parts != count {
+            (held.parts, held.arrived_parts) = (count, 0);
+        }
+    }
+
+    /// A fragment arrived: the packet has when all have.
+    pub(crate) fn part_arrived(&mut self, key: Key, part: Fragment) {
+        let held = self.held_mut(key);
+        if held.parts == part.count {
+            held.arrived_parts |= 1 << (part.index & 63);
+            held.delivered |= held.arrived_parts.count_ones() == u32::from(part.count);
+        }
     }
 
     /// The next packet to send again that still matters; finished ones are let go on the way.
@@ -125,7 +157,7 @@ impl ResendStore {
             if !self.held(key).delivered {
                 return Some(key);
             }
-            self.queue.pop_front();
+            self.pop();
             self.release(key);
         }
         None
@@ -133,7 +165,9 @@ impl ResendStore {
 
     /// Takes the front of the queue off; its reference passes to the caller.
     pub(crate) fn pop(&mut self) -> Option<Key> {
-        self.queue.pop_front()
+        let key = self.queue.pop_front()?;
+        self.held_mut(key).queued = false;
+        Some(key)
     }
 
     /// Packets waiting to be sent again.

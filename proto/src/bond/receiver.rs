@@ -10,11 +10,13 @@ use crate::bond::snapshot::ReceiverSnapshot;
 use crate::buf::PacketBuf;
 use crate::path::delay::Unwrap;
 use crate::time::{Stamp, Time};
-use crate::wire::v2::{DATA_LEN, DataHeader, FrameType};
-use crate::wire::{Heartbeat, HeartbeatKind, PathId, Refusal, Report, Skip};
+use crate::wire::v2::{DATA_LEN, DataHeader, Flags, FrameType};
+use crate::wire::{Fragment, Heartbeat, HeartbeatKind, PathId, Refusal, Report, Skip};
 
+mod reassembly;
 mod reception;
 
+use reassembly::Reassembly;
 use reception::PathReception;
 
 /// Most paths of a session: what one report can speak of.
@@ -39,6 +41,7 @@ const ACTIVE_FOR: Duration = Duration::from_secs(1);
 pub struct Receiver {
     config: ReceiverConfig,
     paths: Vec<PathReception>,
+    reassembly: Reassembly,
     reorder: Reorder,
     heartbeats: VecDeque<(PathId, Heartbeat)>,
     report_number: u32,
@@ -80,6 +83,7 @@ impl Receiver {
     /// that a receiver that replaces another is not taken for an echo of it.
     pub fn new(config: ReceiverConfig, now: Time) -> Self {
         Self {
+            reassembly: Reassembly::default(),
             reorder: Reorder::new(config.clone()),
             config,
             paths: Vec::new(),
@@ -125,7 +129,14 @@ impl Receiver {
             FrameType::Data => {
                 self.last_arrival = Some(now);
                 self.reorder.note_delay(item.path, delay, now);
-                let (header, _) = DataHeader::decode(&item.plain)?;
+                let (header, rest) = DataHeader::decode(&item.plain)?;
+                if item.flags.contains(Flags::FRAGMENT) {
+                    let (fragment, _) = Fragment::decode(rest)?;
+                    if let Some(packet) = self.reassembly.handle(header, fragment, item.plain, now) {
+                        self.reorder.handle(header, packet, now);
+                    }
+                    return Ok(());
+                }
                 let mut plain = item.plain;
                 // The inner packet moves to the front of its buffer.
                 let len = plain.len() - DATA_LEN;
@@ -144,7 +155,7 @@ impl Receiver {
                         self.push_heartbeat(item.path, beat);
                     }
                     HeartbeatKind::Ping => self.push_heartbeat(item.path, beat),
-                    HeartbeatKind::Tail => {}
+                    HeartbeatKind::Tail | HeartbeatKind::Probe => {}
                 }
             }
             FrameType::Skip => {
@@ -246,6 +257,8 @@ impl Receiver {
     pub fn snapshot(&self) -> ReceiverSnapshot {
         let mut snapshot = self.reorder.snapshot();
         snapshot.reports = self.reports;
+        snapshot.reassembled = self.reassembly.whole;
+        snapshot.reassembly_failed = self.reassembly.failed;
         snapshot
     }
 }

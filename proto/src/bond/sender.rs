@@ -22,6 +22,7 @@ use crate::buf::{BufPool, PacketBuf};
 use crate::path::delay::Unwrap;
 use crate::path::flight::Resolution;
 use crate::time::{Stamp, Time};
+use crate::wire::v2::DATA_OVERHEAD;
 use crate::wire::{Heartbeat, HeartbeatKind, PathId, SkipRun};
 
 mod feedback;
@@ -72,6 +73,7 @@ struct Counters {
     resent: u64,
     copied: u64,
     broadcast: u64,
+    fragments: u64,
     given_up: u64,
     dropped_invalid: u64,
     reports: u64,
@@ -219,7 +221,7 @@ impl Sender {
                 let units = now.stamp().signed_since(heartbeat.echo).max(0) as u64;
                 self.paths[p].rtt = Some(Duration::from_nanos(units * crate::time::STAMP_UNIT_NANOS));
             }
-            HeartbeatKind::Tail => {}
+            HeartbeatKind::Tail | HeartbeatKind::Probe => {}
         }
     }
 
@@ -239,6 +241,13 @@ impl Sender {
         let beat = if active { self.config.heartbeat_active } else { self.config.heartbeat_idle };
         for i in 0..self.paths.len() {
             self.paths[i].update_limits(now);
+            let p = &mut self.paths[i];
+            if p.is_live()
+                && p.fits_batch()
+                && let Some(size) = p.mtu.poll_probe(now)
+            {
+                self.emit_probe(i, size, now);
+            }
             let p = &self.paths[i];
             let since = now - p.last_sent;
             let ping_every = if active { PING_EVERY } else { Duration::from_secs(1) };
@@ -332,6 +341,8 @@ impl Sender {
             resent: self.counters.resent,
             copied: self.counters.copied,
             broadcast: self.counters.broadcast,
+            fragments: self.counters.fragments,
+            packet_max: self.packet_max(),
             packets_arrived: self.store.arrived(),
             given_up: self.counters.given_up,
             dropped_codel: stats.dropped_codel,
@@ -340,6 +351,14 @@ impl Sender {
             dropped_invalid: self.counters.dropped_invalid,
             reports: self.counters.reports,
         }
+    }
+
+    /// Largest inner packet that crosses every live path in one datagram, bytes; 0 without a path. Paths that
+    /// are still being searched count with what is hoped of them.
+    pub fn packet_max(&self) -> usize {
+        let live = self.paths.iter().filter(|p| p.is_live() && !p.parked);
+        let size = |p: &PathSender| if p.mtu.is_settled() { p.mtu.current() } else { p.mtu.ceiling() };
+        live.map(|p| size(p).saturating_sub(DATA_OVERHEAD)).min().unwrap_or(0)
     }
 
     /// Bytes of packets held for a possible resend; with the flow queues' bound, the memory of
@@ -375,6 +394,8 @@ fn path_snapshot(p: &PathSender, least: f64, now: Time) -> PathSnapshot {
         spurious: p.spurious,
         suspicions: p.suspicions,
         weight: p.setup.weight,
+        datagram_max: p.mtu.current(),
+        black_holes: p.black_holes,
         utilisation: p.utilisation(now),
         loss: p.load.loss(),
         score: p.score(now),

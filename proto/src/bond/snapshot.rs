@@ -65,6 +65,10 @@ pub struct PathSnapshot {
     pub suspicions: u64,
     /// Configured weight.
     pub weight: u32,
+    /// Largest datagram that was seen to pass, bytes of UDP payload.
+    pub datagram_max: usize,
+    /// Times the path ceased to pass datagrams of a size that it had passed.
+    pub black_holes: u64,
     /// Share of its rate in use lately, 0 to 1.
     pub utilisation: f64,
     /// Share of its packets lost lately, 0 to 1.
@@ -101,6 +105,10 @@ pub struct SenderSnapshot {
     pub copied: u64,
     /// Copies sent because the mode is `broadcast`.
     pub broadcast: u64,
+    /// Datagrams that carried a part of a packet too long for their path.
+    pub fragments: u64,
+    /// Largest inner packet that crosses every live path in one datagram, bytes; 0 without a path.
+    pub packet_max: usize,
     /// Packets that arrived and are held no longer. `packets_sent` is this, `given_up` and
     /// `held_packets` together, at any time.
     pub packets_arrived: u64,
@@ -136,6 +144,10 @@ pub struct ReceiverSnapshot {
     pub timed_out: u64,
     /// Sequences the sender said it will not send.
     pub skipped: u64,
+    /// Packets put together from fragments.
+    pub reassembled: u64,
+    /// Packets whose fragments did not all come in time.
+    pub reassembly_failed: u64,
     /// Packets held now.
     pub held_packets: usize,
     /// Bytes held now.

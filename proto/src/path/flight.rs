@@ -57,6 +57,10 @@ pub struct Resolution<T> {
     pub acked_bytes: u64,
     /// Datagrams that arrived after they had been declared lost.
     pub spurious: u64,
+    /// Of the arrived and of the lost, those that count as large: see [`Flight::set_large`].
+    pub large_acked: u64,
+    /// See `large_acked`.
+    pub large_lost: u64,
     /// The highest datagram that arrived, when it is a new one.
     pub highest: Option<Milestone>,
 }
@@ -84,6 +88,8 @@ impl<T> Default for Resolution<T> {
             acked_packets: 0,
             acked_bytes: 0,
             spurious: 0,
+            large_acked: 0,
+            large_lost: 0,
             highest: None,
         }
     }
@@ -99,6 +105,8 @@ impl<T> Resolution<T> {
         self.acked_packets = 0;
         self.acked_bytes = 0;
         self.spurious = 0;
+        self.large_acked = 0;
+        self.large_lost = 0;
         self.highest = None;
     }
 }
@@ -117,6 +125,7 @@ pub struct Flight<T> {
     gaps: u32,
     threshold: u64,
     watch: VecDeque<u64>,
+    large: u32,
 }
 
 impl<T: Clone> Flight<T> {
@@ -133,7 +142,13 @@ impl<T: Clone> Flight<T> {
             gaps: 0,
             threshold: 0,
             watch: VecDeque::new(),
+            large: u32::MAX,
         }
+    }
+
+    /// Datagrams of more than `bytes` on the wire count as large.
+    pub fn set_large(&mut self, bytes: u32) {
+        self.large = bytes;
     }
 
     /// The sequence that the next datagram takes.
@@ -242,11 +257,13 @@ impl<T: Clone> Flight<T> {
                 sent.fate = Fate::Acked;
                 out.acked_packets += 1;
                 out.acked_bytes += u64::from(sent.bytes);
+                out.large_acked += u64::from(sent.bytes > self.large);
                 out.acked.push(sent.content.clone());
             } else if seq < floor || highest - seq > self.threshold {
                 sent.fate = Fate::Lost;
                 out.lost_packets += 1;
                 out.lost_bytes += u64::from(sent.bytes);
+                out.large_lost += u64::from(sent.bytes > self.large);
                 out.lost.push(sent.content.clone());
                 if self.watch.len() < WATCH_MAX {
                     self.watch.push_back(seq);

@@ -13,10 +13,12 @@ pub enum HeartbeatKind {
     Pong = 1,
     /// Only shows that the path passes packets; no answer wanted.
     Tail = 2,
+    /// As a tail, and padded to a size that is tried: shows that datagrams of this size pass.
+    Probe = 3,
 }
 
 /// The body of a heartbeat frame, [`LEN`](Self::LEN) bytes:
-/// send stamp 3, kind 1, id 2, echo 3.
+/// send stamp 3, kind 1, id 2, echo 3; in a probe followed by padding of any length and content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Heartbeat {
     /// The sender's clock when it left.
@@ -58,10 +60,13 @@ impl Heartbeat {
             0 => HeartbeatKind::Ping,
             1 => HeartbeatKind::Pong,
             2 => HeartbeatKind::Tail,
+            3 => HeartbeatKind::Probe,
             _ => return Err(Refusal::UnknownType),
         };
         let heartbeat = Self { sent, kind, id: r.u16()?, echo: r.stamp()? };
-        r.end()?;
+        if kind != HeartbeatKind::Probe {
+            r.end()?;
+        }
         Ok(heartbeat)
     }
 }

@@ -42,9 +42,9 @@ fn data_header() -> impl Strategy<Value = DataHeader> {
 }
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    (stamp(), 0_usize..3, any::<u16>(), stamp()).prop_map(|(sent, kind, id, echo)| Heartbeat {
+    (stamp(), 0_usize..4, any::<u16>(), stamp()).prop_map(|(sent, kind, id, echo)| Heartbeat {
         sent,
-        kind: [HeartbeatKind::Ping, HeartbeatKind::Pong, HeartbeatKind::Tail][kind],
+        kind: [HeartbeatKind::Ping, HeartbeatKind::Pong, HeartbeatKind::Tail, HeartbeatKind::Probe][kind],
         id,
         echo,
     })
@@ -179,7 +179,30 @@ proptest! {
     fn heartbeats_round_trip(value in heartbeat()) {
         let bytes = encoded(&value, Heartbeat::encode_into);
         prop_assert_eq!(bytes.len(), Heartbeat::LEN);
-        one_encoding(&value, &bytes, Heartbeat::decode);
+        if value.kind == HeartbeatKind::Probe {
+            let padded = [bytes.as_slice(), &[7; 1400]].concat();
+            prop_assert_eq!(Heartbeat::decode(&padded), Ok(value));
+            prop_assert_eq!(Heartbeat::decode(&bytes[..8]), Err(Refusal::Truncated));
+        } else {
+            one_encoding(&value, &bytes, Heartbeat::decode);
+        }
+    }
+
+    #[test]
+    fn fragments_round_trip(index in 0_u8..64, more in 1_u8..64, content in prop::collection::vec(any::<u8>(), 1..50)) {
+        let fragment = Fragment { index, count: index.saturating_add(more).clamp(2, Fragment::COUNT_MAX) };
+        let mut bytes = Vec::new();
+        fragment.encode_into(&mut bytes);
+        prop_assert_eq!(Fragment::decode(&bytes), Err(Refusal::Truncated));
+        bytes.extend_from_slice(&content);
+        prop_assert_eq!(Fragment::decode(&bytes), Ok((fragment, content.as_slice())));
+        for (hostile, why) in [
+            ([fragment.count, fragment.count, 1], Refusal::BadRange),
+            ([0, 65 + more, 1], Refusal::TooMany),
+            ([0, 1, 1], Refusal::TooMany),
+        ] {
+            prop_assert_eq!(Fragment::decode(&hostile), Err(why));
+        }
     }
 
     #[test]
@@ -404,7 +427,7 @@ fn every_refusal_is_raised() {
 
     let raised = [
         (Heartbeat::decode(&[0; 8]).err(), Refusal::Truncated),
-        (Heartbeat::decode(&[0, 0, 0, 3, 0, 0, 0, 0, 0]).err(), Refusal::UnknownType),
+        (Heartbeat::decode(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).err(), Refusal::UnknownType),
         (Clear::decode(&[0x10; 40]).err(), Refusal::BadVersion),
         (Heartbeat::decode(&[0; 10]).err(), Refusal::BadLength),
         (Skip::decode(&[0, 0, 0, 0, 65]).err(), Refusal::TooMany),

@@ -54,6 +54,7 @@ impl Sender {
             if !p.flight.resolve(heard, &mut out) {
                 continue;
             }
+            p.on_sizes(&mut out, now);
             p.lost += out.lost_packets;
             p.acked += out.acked_packets;
             p.spurious += out.spurious;
@@ -79,9 +80,16 @@ impl Sender {
     /// Lets go of what arrived and queues what was lost.
     fn settle(&mut self, out: &mut Resolution<Content>, now: Time) {
         for content in out.acked.drain(..) {
-            if let Content::Data(key) = content {
-                self.store.held_mut(key).delivered = true;
-                self.store.release(key);
+            match content {
+                Content::Data(key) => {
+                    self.store.held_mut(key).delivered = true;
+                    self.store.release(key);
+                }
+                Content::Part(key, part) => {
+                    self.store.part_arrived(key, part);
+                    self.store.release(key);
+                }
+                Content::Probe(_) | Content::Skip(..) | Content::Other => {}
             }
         }
         self.requeue_lost(&mut out.lost, now);
@@ -90,7 +98,7 @@ impl Sender {
     pub(super) fn requeue_lost(&mut self, lost: &mut Vec<Content>, now: Time) {
         for content in lost.drain(..) {
             match content {
-                Content::Data(key) => {
+                Content::Data(key) | Content::Part(key, _) => {
                     let held = self.store.held(key);
                     // Of a broadcast packet another copy is on its way as long as one is.
                     let covered = self.config.mode == RoutingMode::Broadcast && self.store.is_shared(key);
@@ -107,7 +115,7 @@ impl Sender {
                         self.push_skip(run, sends);
                     }
                 }
-                Content::Other => {}
+                Content::Probe(_) | Content::Other => {}
             }
         }
     }
@@ -187,8 +195,8 @@ impl Sender {
             .flight
             .unseen(COPY_MAX)
             .filter_map(|c| match c {
-                Content::Data(key) => Some(*key),
-                Content::Skip(..) | Content::Other => None,
+                Content::Data(key) | Content::Part(key, _) => Some(*key),
+                Content::Probe(_) | Content::Skip(..) | Content::Other => None,
             })
             .collect();
         for key in keys {

@@ -8,11 +8,12 @@ use crate::bond::batch::{BATCH_BYTES_MAX, BATCH_PACKETS_MAX, TxBatch, TxSegment}
 use crate::bond::sender::mode::Load;
 use crate::bond::snapshot::PathState;
 use crate::path::delay::{DelayModel, DelaySample, STAMP_UNIT_SECS, Unwrap};
-use crate::path::flight::{Flight, Milestone};
+use crate::path::flight::{Flight, Milestone, Resolution};
+use crate::path::mtu::PathMtu;
 use crate::path::rate::{Phase, RateControl, RateSample};
 use crate::time::{Stamp, Time};
 use crate::wire::v2::{CLEAR_LEN, Class, Clear, Flags, FrameType, TAG_LEN};
-use crate::wire::{PathId, PathReport, SkipRun};
+use crate::wire::{Fragment, PathId, PathReport, SkipRun};
 
 /// IPv4 and UDP headers, what the link carries beyond the datagram.
 pub(crate) const OUTER_HEADERS: usize = 28;
@@ -32,7 +33,7 @@ pub struct PathSetup {
     pub receiver: u32,
     /// First path sequence; none below it may have been used under the path's key.
     pub first_path_seq: u64,
-    /// Largest datagram (UDP payload) that the path carries, bytes.
+    /// Largest datagram (UDP payload) of interest, bytes; whether the path carries it is found out.
     pub datagram_max: usize,
     /// Configured ceiling of the rate, bit/s.
     pub rate_max: Option<u64>,
@@ -44,6 +45,10 @@ pub struct PathSetup {
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     Data(Key),
+    /// One of a packet's fragments.
+    Part(Key, Fragment),
+    /// A trial of this many bytes of datagram.
+    Probe(u16),
     Skip(Box<[SkipRun]>, u8),
     /// Reports and heartbeats: the next one replaces a lost one.
     Other,
@@ -71,6 +76,7 @@ pub(crate) struct PathSender {
     pub(crate) setup: PathSetup,
     pub(crate) delay: DelayModel,
     pub(crate) rate: RateControl,
+    pub(crate) mtu: PathMtu,
     pub(crate) flight: Flight<Content>,
     pub(crate) state: PathState,
     pub(crate) since: Time,
@@ -107,6 +113,7 @@ pub(crate) struct PathSender {
     pub(crate) acked: u64,
     pub(crate) spurious: u64,
     pub(crate) suspicions: u64,
+    pub(crate) black_holes: u64,
 }
 
 impl PathSender {
@@ -116,6 +123,7 @@ impl PathSender {
             id,
             delay: DelayModel::new(),
             rate: RateControl::new(cap, now),
+            mtu: PathMtu::new(setup.datagram_max),
             flight: Flight::new(setup.first_path_seq),
             state: PathState::Starting,
             since: now,
@@ -146,10 +154,36 @@ impl PathSender {
             acked: 0,
             spurious: 0,
             suspicions: 0,
+            black_holes: 0,
             setup,
         };
+        path.flight.set_large((path.mtu.large() + OUTER_HEADERS) as u32);
         path.update_limits(now);
         path
+    }
+
+    /// Takes what a report said, for the size of datagrams; probes are no evidence of anything else.
+    pub(crate) fn on_sizes(&mut self, out: &mut Resolution<Content>, now: Time) {
+        let Self { mtu, .. } = self;
+        let mut take = |contents: &mut Vec<Content>, arrived: bool| {
+            let mut probes = 0;
+            contents.retain(|content| {
+                let Content::Probe(size) = content else { return true };
+                mtu.on_probe(usize::from(*size), arrived, now);
+                probes += 1;
+                false
+            });
+            probes
+        };
+        let arrived = take(&mut out.acked, true);
+        let lost = take(&mut out.lost, false);
+        out.lost_packets -= lost;
+        out.large_acked = out.large_acked.saturating_sub(arrived);
+        out.large_lost = out.large_lost.saturating_sub(lost);
+        let small = out.acked_packets.saturating_sub(out.large_acked);
+        if self.mtu.on_fate(out.large_acked, out.large_lost, small) {
+            self.black_holes += 1;
+        }
     }
 
     /// Bits of one full packet on the wire.

@@ -17,9 +17,10 @@ use crate::bond::sender::mode::{RoutingMode, members};
 use crate::bond::sender::path::{Content, OUTER_HEADERS};
 use crate::bond::sender::{LANE_UNORDERED, LANES, Sender};
 use crate::buf::PacketBuf;
-use crate::time::Time;
-use crate::wire::v2::{Class, DATA_LEN, DATA_OVERHEAD, DataHeader, Flags, FrameType};
-use crate::wire::{Heartbeat, PathId, Skip, SkipRun};
+use crate::path::mtu::PathMtu;
+use crate::time::{Stamp, Time};
+use crate::wire::v2::{CLEAR_LEN, Class, DATA_LEN, DATA_OVERHEAD, DataHeader, Flags, FrameType, TAG_LEN};
+use crate::wire::{Fragment, Heartbeat, HeartbeatKind, PathId, Skip, SkipRun};
 
 /// Skip runs of one datagram.
 const SKIP_RUNS_MAX: usize = 64;
@@ -317,7 +318,7 @@ impl Sender {
 
     fn emit_first(&mut self, i: usize, packet: PacketBuf, verdict: Verdict, now: Time) {
         let p = &self.paths[i];
-        if packet.len() + DATA_OVERHEAD > p.setup.datagram_max {
+        if parts(packet.len(), &p.mtu) > usize::from(Fragment::COUNT_MAX) {
             self.counters.dropped_invalid += 1;
             return;
         }
@@ -334,11 +335,9 @@ impl Sender {
         self.counters.packets_sent += 1;
         self.emit_data(i, key, Flags(0), now);
         for j in members(std::mem::take(&mut self.policy.copies)) {
-            if self.store.held(key).packet.len() + DATA_OVERHEAD <= self.paths[j].setup.datagram_max {
-                self.store.retain(key);
-                self.counters.broadcast += 1;
-                self.emit_data(j, key, Flags::DUPLICATE, now);
-            }
+            self.store.retain(key);
+            self.counters.broadcast += 1;
+            self.emit_data(j, key, Flags::DUPLICATE, now);
         }
     }
 
@@ -362,10 +361,55 @@ impl Sender {
         };
         let mut head = [0; DATA_LEN];
         header.encode(&mut head);
+        let count = parts(held.packet.len(), &self.paths[i].mtu);
+        if count > 1 {
+            self.emit_parts(i, key, flags, &head, count, now);
+            return;
+        }
         self.paths[i].emit(FrameType::Data, flags, held.class, Content::Data(key), now, |slab| {
             slab.extend_from_slice(&head);
             slab.extend_from_slice(&held.packet);
         });
+    }
+
+    /// Sends a packet that is too long for the path in `count` datagrams, each with a reference of its own.
+    fn emit_parts(&mut self, i: usize, key: Key, flags: Flags, head: &[u8], count: usize, now: Time) {
+        let held = self.store.held(key);
+        let part_len = held.packet.len().div_ceil(count.min(usize::from(Fragment::COUNT_MAX)));
+        let count = held.packet.len().div_ceil(part_len) as u8;
+        self.store.split(key, count);
+        for _ in 1..count {
+            self.store.retain(key);
+        }
+        self.counters.fragments += u64::from(count);
+        let held = self.store.held(key);
+        for (index, part) in (0..).zip(held.packet.chunks(part_len)) {
+            let fragment = Fragment { index, count };
+            let flags = flags.with(fragment.flags());
+            let content = Content::Part(key, fragment);
+            self.paths[i].emit(FrameType::Data, flags, held.class, content, now, |slab| {
+                slab.extend_from_slice(head);
+                fragment.encode_into(slab);
+                slab.extend_from_slice(part);
+            });
+        }
+    }
+
+    /// Sends a datagram of `size` bytes to see whether it passes. The small one behind it shows soon when it
+    /// does not, and keeps its loss from looking like silence.
+    pub(super) fn emit_probe(&mut self, i: usize, size: usize, now: Time) {
+        let p = &mut self.paths[i];
+        let mut beat =
+            Heartbeat { sent: now.stamp(), kind: HeartbeatKind::Probe, id: p.ping_id, echo: Stamp::new(0) };
+        let content = Content::Probe(u16::try_from(size).unwrap_or(u16::MAX));
+        let padded = size.saturating_sub(CLEAR_LEN + TAG_LEN);
+        p.emit(FrameType::Heartbeat, Flags(0), Class::BestEffort, content, now, |slab| {
+            let start = slab.len();
+            beat.encode_into(slab);
+            slab.resize(start + padded.max(Heartbeat::LEN), 0);
+        });
+        beat.kind = HeartbeatKind::Tail;
+        self.emit_heartbeat(i, &beat, now);
     }
 
     pub(super) fn emit_heartbeat(&mut self, i: usize, heartbeat: &Heartbeat, now: Time) {
@@ -375,4 +419,10 @@ impl Sender {
             slab.extend_from_slice(&body);
         });
     }
+}
+
+/// How many datagrams a packet of `len` bytes takes on a path.
+fn parts(len: usize, mtu: &PathMtu) -> usize {
+    let room = mtu.current().saturating_sub(DATA_OVERHEAD);
+    if len <= room { 1 } else { len.div_ceil(room.saturating_sub(Fragment::LEN).max(1)) }
 }
