@@ -130,6 +130,24 @@ fn a_far_link_that_carries_far_more_is_not_left_out() {
     assert!(bond > 0.9 * far, "{bond:.1} Mbit/s, the far link alone {far:.1}");
 }
 
+/// Packets that overtake each other by up to 6 ms, 15 at a time, are not lost.
+#[test]
+fn disorder_inside_a_path_is_not_taken_for_loss() {
+    let reordering = |name, mbit, delay| {
+        let mut spec = link(name, mbit, delay);
+        for direction in [&mut spec.up, &mut spec.down] {
+            direction.jitter = Duration::from_millis(6);
+            direction.jitter_reorders = true;
+        }
+        spec
+    };
+    let scenario = Scenario::new(vec![reordering("a", 30.0, 15), reordering("b", 20.0, 25)]);
+    let report = run(scenario.clone(), 11, 12);
+    insist(&report, &scenario, Way::Down, 0.88);
+    let sender = &report.exit.sender;
+    assert!(sender.resent * 50 < sender.packets_sent, "{} of {} resent", sender.resent, sender.packets_sent);
+}
+
 /// Data beyond the bucket is dropped without a queue.
 #[test]
 fn a_policer_beside_a_clean_link() {

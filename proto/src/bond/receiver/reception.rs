@@ -8,8 +8,11 @@ use crate::path::delay::{STAMP_UNIT_SECS, Unwrap};
 use crate::time::{STAMP_UNIT_NANOS, Stamp, Time};
 use crate::wire::{MissingRange, PathId, PathReport};
 
-/// Ranges of missing sequences kept; older ones are given up by raising the floor.
+/// Ranges of missing sequences in one report, the newest (the wire's limit); the floor of the report lies above the others.
 const RANGES_MAX: usize = 24;
+/// Ranges kept, so that older ones come back into the reports when newer ones are filled, as on a path that reorders;
+/// the oldest beyond are given up.
+const RANGES_KEPT: usize = 256;
 /// A missing range is reported this long.
 const RANGE_AGE_MAX: Duration = Duration::from_millis(1500);
 /// The floor is never further below the highest than this (16 bits on the wire).
@@ -109,7 +112,7 @@ impl PathReception {
     fn bound(&mut self) {
         while let Some(oldest) = self.gaps.front() {
             let far = self.highest - oldest.start > FLOOR_MAX || oldest.end - oldest.start > FLOOR_MAX;
-            if self.gaps.len() <= RANGES_MAX && !far {
+            if self.gaps.len() <= RANGES_KEPT && !far {
                 break;
             }
             self.floor = oldest.end;
@@ -148,6 +151,9 @@ impl PathReception {
         self.owd_min = i64::MAX;
         self.owd_sum = 0;
         self.owd_count = 0;
+        // Of what lies below the ranges that the report has room for it says nothing.
+        let unsaid = self.gaps.len().checked_sub(RANGES_MAX + 1).map_or(0, |i| self.gaps[i].end);
+        let floor = self.floor.max(unsaid);
         let missing = self
             .gaps
             .iter()
@@ -169,7 +175,7 @@ impl PathReception {
             owd_min: self.owd.raw(min),
             owd_mean_excess: excess(mean),
             owd_highest_excess: excess(self.highest_owd),
-            floor: (self.highest.saturating_sub(self.floor)).min(u64::from(u16::MAX)) as u16,
+            floor: (self.highest.saturating_sub(floor)).min(u64::from(u16::MAX)) as u16,
             missing,
         })
     }

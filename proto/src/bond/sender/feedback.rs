@@ -60,7 +60,7 @@ impl Sender {
             let Some(i) = self.paths.iter().position(|p| p.id == heard.path) else { continue };
             out.clear();
             let p = &mut self.paths[i];
-            if !p.flight.resolve(heard, &mut out) {
+            if !p.flight.resolve(heard, now, &mut out) {
                 continue;
             }
             p.lost += out.lost_packets;
