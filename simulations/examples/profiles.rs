@@ -57,6 +57,7 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
         ("three, QUIC", transport(three(), Transport::Quic)),
         ("lossy", Scenario::new(vec![lossy(30.0, 30, 0.01), lossy(30.0, 60, 0.02), lossy(15.0, 100, 0.005)])),
         ("lossy 2 %", Scenario::new(vec![lossy(30.0, 30, 0.02), lossy(30.0, 60, 0.02)])),
+        ("near and lossy", Scenario::new(vec![link(0.7, 6), lossy(40.0, 80, 0.05)])),
         ("big", Scenario::new(vec![link(300.0, 10), link(80.0, 30)])),
         ("equal", Scenario::new(vec![link(25.0, 20); 4])),
         ("eight", Scenario::new((0..8).map(|i| link(12.0, 10 + 20 * i)).collect())),

@@ -148,6 +148,15 @@ fn disorder_inside_a_path_is_not_taken_for_loss() {
     assert!(sender.resent * 50 < sender.packets_sent, "{} of {} resent", sender.resent, sender.packets_sent);
 }
 
+/// What loss costs is its resends; that they hold up the lane makes the round trip longer, and so the ingress queue that
+/// CUBIC needs to stay busy after a cut.
+#[test]
+fn chance_loss_costs_little_more_than_what_is_lost() {
+    let scenario = Scenario::new(vec![lossy("a", 30.0, 15, 0.02), lossy("b", 30.0, 30, 0.02)]);
+    let report = run(scenario.clone(), 1, 20);
+    insist(&report, &scenario, Way::Down, 0.98 * 0.93);
+}
+
 /// Data beyond the bucket is dropped without a queue.
 #[test]
 fn a_policer_beside_a_clean_link() {

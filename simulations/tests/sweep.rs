@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use mwb_sim::bond_sim::sweep::Sweep;
 
-/// Seeds chosen by nobody; about 20 s on two cores in the test profile.
+/// Seeds chosen by nobody; about 40 s on two cores in the test profile.
 const SEEDS: std::ops::Range<u64> = 1..41;
 /// Virtual seconds of each run: long enough for CUBIC to come back from its slow start.
 const SECONDS: u64 = 12;
 /// Share of the bonds that reach [`TOLERANCE`] of their best link.
-const AT_BEST: f64 = 0.80;
+const AT_BEST: f64 = 0.93;
 /// Two runs of the same links differ by so much for no reason.
 const TOLERANCE: f64 = 0.97;
 /// Median of the share of the fluid bound.
-const MEDIAN: f64 = 0.80;
+const MEDIAN: f64 = 0.87;
 
 #[test]
 fn bonds_are_no_worse_than_their_links() {

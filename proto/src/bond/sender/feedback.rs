@@ -322,7 +322,7 @@ impl Sender {
         }
     }
 
-    /// CoDel's target follows the longest round trip in use, is lenient while rates grow, and lets
+    /// CoDel's target follows the longest round trip in use, with what resends add to it, is lenient while rates grow, and lets
     /// the queue reach what the admission of a slower path needs.
     fn adapt_codel(&mut self) {
         let base_target = self.config.codel_target.as_secs_f64();
@@ -337,7 +337,7 @@ impl Sender {
             .map(|p| p.delay.smoothed())
             .fold(f64::INFINITY, f64::min);
         for p in self.paths.iter().filter(|p| p.state == PathState::Up && !p.parked) {
-            feedback = feedback.max(p.delay.feedback_min());
+            feedback = feedback.max(p.delay.feedback_min() + p.holdup());
             growing |= p.rate.is_growing();
             if !p.admitted {
                 wait = wait.max(p.delay.smoothed() - least + 0.015);

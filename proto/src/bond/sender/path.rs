@@ -224,6 +224,14 @@ impl PathSender {
         !self.flight.is_full() && (self.flight.bytes() as f64) < self.limits.in_flight_max
     }
 
+    /// Seconds by which the resends of this path's losses hold up a lane on average: a feedback time for each, as long as
+    /// no two are under way.
+    pub(crate) fn holdup(&self) -> f64 {
+        let feedback = self.delay.feedback_min();
+        let losses = self.load.loss() * self.rate.rate() / self.packet_bits();
+        (losses * feedback).min(1.0) * feedback
+    }
+
     /// Whether it is parked without anybody knowing its rate.
     pub(crate) fn is_on_trial(&self) -> bool {
         self.parked && self.trial_left > 0 && self.is_startup() && self.state == PathState::Up
