@@ -403,7 +403,7 @@ impl PathSender {
         } else {
             self.rate.restart(now);
             self.admitted = false;
-            self.trial_left = TRIAL_COPIES;
+            self.trial_left = self.trial_left.max(TRIAL_COPIES / 4);
         }
         self.points.clear();
         self.state = PathState::Up;
