@@ -1,57 +1,87 @@
-//! Looks for trouble: many made-up bonds, each compared with each of its links alone.
+//! Looks for trouble: many made-up bonds, each compared with each of its links alone and with the sum of its links.
 //!
-//! `cargo run --release -p mwb-sim --example sweep -- 1..400 15` prints one line per bond, the worst first: its goodput
-//! as a share of its best link's and of all its links', all in the same tunnel and of the same length. Bonds whose
-//! links change meanwhile are only checked for broken invariants.
+//! `cargo run --release -p mwb-sim --example sweep -- 1..400 15` prints one line per bond and way, the worst first: its
+//! goodput as a share of its best link's, of all its links', and of the fluid bounds of the near and of all links. All
+//! runs of a line have the same tunnel, traffic, script and length.
+//!
+//! `--best 0.99` fails unless that share of the lines reaches `--tolerance` (0.97 if not said) of the best link,
+//! `--median 0.92` unless the median line reaches that share of the fluid bound of the near links. Broken invariants
+//! always fail. `sweep replay SEED SECONDS` shows one scenario: its links, the bond every 100 ms, and each link alone.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
-use mwb_sim::bond_sim::{Scenario, SimBond, SimReport};
-use mwb_sim::wan::Way;
+use anyhow::{Context, bail};
+use mwb_sim::bond_sim::sweep::Sweep;
+use mwb_sim::bond_sim::{Scenario, SimBond};
+
+const USAGE: &str = "usage: sweep FROM..TO SECONDS [--best SHARE] [--tolerance SHARE] [--median SHARE]
+       sweep replay SEED SECONDS [LINK]";
 
 #[expect(clippy::print_stdout, reason = "a program's answer")]
-fn main() -> anyhow::Result<()> {
-    let usage = "usage: sweep FROM..TO SECONDS";
-    let mut arguments = std::env::args().skip(1);
-    let range = arguments.next().context(usage)?;
-    let (from, to) = range.split_once("..").context(usage)?;
-    let seconds: u64 = arguments.next().context(usage)?.parse().context(usage)?;
-    let mut lines = Vec::new();
-    for seed in from.parse::<u64>().context(usage)?..to.parse().context(usage)? {
-        let scenario = Scenario::random(seed);
-        let run = |scenario| SimBond::new(scenario, seed).run(Duration::from_secs(seconds));
-        let bond = run(scenario.clone());
-        for violation in &bond.violations {
-            println!("seed {seed}: {violation}");
-        }
-        if !scenario.script.is_empty() {
-            continue;
-        }
-        let alone: Vec<SimReport> = (0..scenario.links.len()).map(|link| run(scenario.only(link))).collect();
-        for way in [Way::Down, Way::Up] {
-            // Transfers that end leave nothing to compare.
-            if !scenario.flows.iter().any(|flow| flow.way == way && flow.bytes.is_none()) {
-                continue;
-            }
-            let got = goodput(&bond, way);
-            let links: Vec<f64> = alone.iter().map(|report| goodput(report, way)).collect();
-            let best = links.iter().copied().fold(0.0, f64::max);
-            let line = format!(
-                "{:5.2} of best {:5.2} of sum, seed {seed} {way:?}: {got:.2} of {links:.2?} Mbit/s, echo p95 {:.0?}",
-                got / best,
-                got / links.iter().sum::<f64>(),
-                bond.echo.as_ref().map(|echo| echo.p95).unwrap_or_default()
-            );
-            lines.push((got / best, line));
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|word| word == "replay") {
+        replay(&arguments[1..])?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let [range, seconds, options @ ..] = arguments.as_slice() else { bail!(USAGE) };
+    let (from, to) = range.split_once("..").context(USAGE)?;
+    let seeds = from.parse::<u64>().context(USAGE)?..to.parse().context(USAGE)?;
+    let seconds: u64 = seconds.parse().context(USAGE)?;
+    let (mut best, mut tolerance, mut median) = (0.0, 0.97, 0.0);
+    for pair in options.chunks(2) {
+        let [name, value] = pair else { bail!(USAGE) };
+        let value: f64 = value.parse().context(USAGE)?;
+        match name.as_str() {
+            "--best" => best = value,
+            "--tolerance" => tolerance = value,
+            "--median" => median = value,
+            _ => bail!(USAGE),
         }
     }
-    lines.sort_by(|a, b| a.0.total_cmp(&b.0));
-    lines.iter().for_each(|(_, line)| println!("{line}"));
-    Ok(())
+    let sweep = Sweep::run(seeds, Duration::from_secs(seconds));
+    sweep.comparisons.iter().for_each(|line| println!("{line}"));
+    let at_best = sweep.share_at_best(tolerance);
+    println!(
+        "{} comparisons: {:.3} at {tolerance} of the best link or above, {:.3} at the best link or above; median {:.3} of the fluid bound",
+        sweep.comparisons.len(),
+        at_best,
+        sweep.share_at_best(1.0),
+        sweep.median_of_bound()
+    );
+    let again =
+        |seed| println!("  cargo run --release -p mwb-sim --example sweep -- replay {seed} {seconds}");
+    for (seed, text) in &sweep.broken {
+        println!("BROKEN seed {seed}: {text}");
+        again(*seed);
+    }
+    let below = sweep.comparisons.iter().take_while(|line| line.of_best() < tolerance);
+    for line in below {
+        println!("BELOW {line}");
+        again(line.seed);
+    }
+    let failed = !sweep.broken.is_empty() || at_best < best || sweep.median_of_bound() < median;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn goodput(report: &SimReport, way: Way) -> f64 {
-    let name = if way == Way::Up { "up" } else { "down" };
-    report.flows.iter().filter(|flow| flow.name.starts_with(name)).map(|flow| flow.goodput_mbit).sum()
+#[expect(clippy::print_stdout, reason = "a program's answer")]
+fn replay(arguments: &[String]) -> anyhow::Result<()> {
+    let [seed, seconds, link @ ..] = arguments else { bail!(USAGE) };
+    let seed: u64 = seed.parse().context(USAGE)?;
+    let length = Duration::from_secs(seconds.parse().context(USAGE)?);
+    let mut scenario = Scenario::random(seed);
+    print!("{scenario}");
+    for link in 0..scenario.links.len() {
+        let alone = SimBond::new(scenario.only(link), seed).run(length);
+        println!("link {link} alone: {:.2} Mbit/s", alone.goodput_mbit());
+    }
+    if let [link] = link {
+        scenario = scenario.only(link.parse().context(USAGE)?);
+    }
+    scenario.trace_every = Some(Duration::from_millis(100));
+    let report = SimBond::new(scenario, seed).run(length);
+    report.trace.iter().for_each(|line| println!("{line}"));
+    println!("{report}");
+    Ok(())
 }

@@ -10,10 +10,12 @@
 //! text. A scenario and a seed decide everything, so a failure repeats. While it runs, a ledger follows every
 //! inner packet and counts what the machines may never do (`invariant`).
 
+mod bound;
 mod endpoint;
 mod invariant;
 mod report;
 mod scenario;
+pub mod sweep;
 mod traffic;
 
 use std::time::Duration;
@@ -24,6 +26,7 @@ use mwb_proto::wire::PathId;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+pub use bound::Bound;
 use endpoint::{Endpoint, Outgoing};
 use invariant::Ledger;
 pub use report::{EchoReport, EndpointReport, FlowReport, SimReport, TraceLine};

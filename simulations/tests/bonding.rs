@@ -94,6 +94,120 @@ fn lossy_paths_add_up() {
     insist(&report, &scenario, Way::Down, 0.80);
 }
 
+/// Beside a good link one whose buffer holds two packets: what it drops shows no queue, and must neither be taken for
+/// chance nor be sent again by the same way.
+#[test]
+fn a_tiny_buffer_does_not_spoil_the_good_link() {
+    let mut tiny = link("tiny", 1.0, 13);
+    for direction in [&mut tiny.up, &mut tiny.down] {
+        direction.queue = QueueLimit::Bytes(3000);
+    }
+    let scenario = Scenario::new(vec![link("good", 30.0, 40), tiny]);
+    let report = run(scenario.clone(), 8, 12);
+    assert!(report.goodput_mbit() > 0.9 * scenario.raw_mbit(Way::Down)[0], "{:.1}", report.goodput_mbit());
+}
+
+/// The nearest link carries almost nothing, the one that loses 5 % carries the flow: its resends must not all queue for
+/// the near one.
+#[test]
+fn resends_of_a_big_lossy_link_do_not_wait_for_a_small_near_one() {
+    let scenario = Scenario::new(vec![link("near", 0.7, 3), lossy("big", 40.0, 40, 0.05)]);
+    let report = run(scenario.clone(), 9, 12);
+    assert!(
+        report.goodput_mbit() > 0.75 * 0.95 * scenario.raw_mbit(Way::Down)[1],
+        "{:.1}",
+        report.goodput_mbit()
+    );
+}
+
+/// The only near link is far slower than the far one: the far one is tried with copies and carries the flow.
+#[test]
+fn a_far_link_that_carries_far_more_is_not_left_out() {
+    let scenario = Scenario::new(vec![link("near", 2.0, 5), link("far", 20.0, 190)]);
+    let far = run(scenario.only(1), 10, 30);
+    let bond = run(scenario, 10, 30);
+    let (bond, far) = (between(&bond, 20, 30), between(&far, 20, 30));
+    assert!(bond > 0.9 * far, "{bond:.1} Mbit/s, the far link alone {far:.1}");
+}
+
+/// Packets that overtake each other by up to 6 ms, 15 at a time, are not lost.
+#[test]
+fn disorder_inside_a_path_is_not_taken_for_loss() {
+    let reordering = |name, mbit, delay| {
+        let mut spec = link(name, mbit, delay);
+        for direction in [&mut spec.up, &mut spec.down] {
+            direction.jitter = Duration::from_millis(6);
+            direction.jitter_reorders = true;
+        }
+        spec
+    };
+    let scenario = Scenario::new(vec![reordering("a", 30.0, 15), reordering("b", 20.0, 25)]);
+    let report = run(scenario.clone(), 11, 12);
+    insist(&report, &scenario, Way::Down, 0.88);
+    let sender = &report.exit.sender;
+    assert!(sender.resent * 50 < sender.packets_sent, "{} of {} resent", sender.resent, sender.packets_sent);
+}
+
+/// What loss costs is its resends; that they hold up the lane makes the round trip longer, and so the ingress queue that
+/// CUBIC needs to stay busy after a cut.
+#[test]
+fn chance_loss_costs_little_more_than_what_is_lost() {
+    let scenario = Scenario::new(vec![lossy("a", 30.0, 15, 0.02), lossy("b", 30.0, 30, 0.02)]);
+    let report = run(scenario.clone(), 1, 20);
+    insist(&report, &scenario, Way::Down, 0.98 * 0.93);
+}
+
+/// Data beyond the bucket is dropped without a queue.
+#[test]
+fn a_policer_beside_a_clean_link() {
+    let mut policed = link("policed", 20.0, 10);
+    for direction in [&mut policed.up, &mut policed.down] {
+        direction.queue = QueueLimit::Bytes(20_000);
+    }
+    let scenario = Scenario::new(vec![policed, link("clean", 20.0, 10)]);
+    let report = run(scenario.clone(), 1, 15);
+    insist(&report, &scenario, Way::Down, 0.88);
+}
+
+/// A slow link comes back to a running flow: nothing is lost by that, and five seconds later it has its share.
+#[test]
+fn a_slow_link_that_returns_costs_nothing_and_is_used() {
+    let scenario = Scenario::new(vec![link("fibre", 50.0, 5), link("dsl", 20.0, 20), link("lte", 10.0, 40)])
+        .at(6000, Action::Cut(2))
+        .at(10_000, Action::Restore(2));
+    let raw: f64 = scenario.raw_mbit(Way::Down).iter().sum();
+    let report = run(scenario, 12, 20);
+    let (without, at_return, later) =
+        (between(&report, 7, 10), between(&report, 10, 15), between(&report, 15, 20));
+    assert!(at_return > 0.97 * without, "{at_return:.1} Mbit/s after the return, {without:.1} before");
+    assert!(later > 0.92 * raw, "{later:.1} of {raw:.1} Mbit/s five seconds later");
+}
+
+/// A satellite link that changes every 15 s and goes dark at times, beside two cellular ones.
+#[test]
+fn recorded_links_add_up_and_never_cost_the_best() {
+    let minute = Duration::from_secs(60);
+    let recorded = |trace: Trace, delay, queue| {
+        let up = DirectionSpec::mbit(trace.mean_rate() as f64 * 0.5e-6).delay_ms(delay);
+        LinkSpec::new(
+            "recorded",
+            up,
+            DirectionSpec::traced(trace).delay_ms(delay).queue(QueueLimit::Bytes(queue)),
+        )
+    };
+    let scenario = Scenario::new(vec![
+        recorded(Trace::starlink(150.0, minute, 1), 20, 1_500_000),
+        recorded(Trace::lte(30.0, minute, 101), 30, 400_000),
+        recorded(Trace::lte(15.0, minute, 201), 35, 250_000),
+    ]);
+    let length = Duration::from_secs(20);
+    let bound = scenario.bound_mbit(Way::Down, scenario.warmup, length).all;
+    let best = run(scenario.only(0), 1, 20).goodput_mbit();
+    let bond = run(scenario, 1, 20).goodput_mbit();
+    assert!(bond > best, "{bond:.1} Mbit/s, the best link alone {best:.1}");
+    assert!(bond > 0.80 * bound, "{bond:.1} of {bound:.1} Mbit/s");
+}
+
 #[test]
 fn both_ways_at_once_with_ecn() {
     let mut scenario = Scenario::new(vec![link("a", 20.0, 10), link("b", 20.0, 20)]);

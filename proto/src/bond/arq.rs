@@ -11,7 +11,7 @@ use crate::wire::v2::Class;
 use crate::wire::{Fragment, PathId};
 
 /// Most times one packet is sent, the first included.
-pub(crate) const SENDS_MAX: u8 = 4;
+pub(crate) const SENDS_MAX: u8 = 6;
 
 /// Key of a held packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -66,7 +66,8 @@ impl Default for SenderConfig {
 /// Settings of the receiving half of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReceiverConfig {
-    /// Hard cap of how long a packet may wait for an earlier one of its lane. Default 300 ms.
+    /// Hard cap of how long a packet may wait for an earlier one of its lane. Default 800 ms; the adaptive time is
+    /// mostly far below, but paths that differ by 300 ms need more than that.
     pub reorder_timeout: Duration,
     /// What a gap is given beyond the path spread and one fast round trip. Default 80 ms.
     pub reorder_slack: Duration,
@@ -81,7 +82,7 @@ pub struct ReceiverConfig {
 impl Default for ReceiverConfig {
     fn default() -> Self {
         Self {
-            reorder_timeout: Duration::from_millis(300),
+            reorder_timeout: Duration::from_millis(800),
             reorder_slack: Duration::from_millis(80),
             reorder_bytes_max: 32 << 20,
             report_interval: Duration::from_millis(5),

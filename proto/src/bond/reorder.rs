@@ -23,6 +23,9 @@ use seen::{Seen, Sight};
 
 /// Missing and held sequences of all lanes together (40 B each).
 const SLOTS_MAX: usize = 1 << 17;
+/// The time for a second resend ends here beyond spread and round trip, because an inner TCP's retransmission timer is
+/// its round trip, which contains both, and at least 200 ms.
+const AGAIN_MAX: Duration = Duration::from_millis(180);
 /// Margin of every deadline for scheduling jitter.
 const HOLD_MARGIN: Duration = Duration::from_millis(5);
 /// Round trip assumed before one was measured.
@@ -60,9 +63,8 @@ pub(crate) struct Reorder {
 
 impl Reorder {
     pub(crate) fn new(config: ReceiverConfig) -> Self {
-        let hold = RTT_UNKNOWN + config.reorder_slack + HOLD_MARGIN;
         Self {
-            hold: hold.min(config.reorder_timeout),
+            hold: allowance(&config, Duration::ZERO, RTT_UNKNOWN),
             config,
             lanes: (0..LANES).map(|_| None).collect(),
             blocked: Vec::new(),
@@ -101,7 +103,9 @@ impl Reorder {
     }
 
     /// How long a gap noticed now may stay open: the spread of the paths, one fast round trip for a
-    /// resend, and some slack, because an early give-up costs more than a late one.
+    /// resend, and some slack, because an early give-up costs more than a late one; and the same again for a resend
+    /// that is lost, as far as inner TCP's patience goes. What the sender will not send it skips, so this is for skips
+    /// that got lost.
     fn hold(&mut self, now: Time) -> Duration {
         if now - self.hold_at < Duration::from_millis(5) {
             return self.hold;
@@ -113,7 +117,7 @@ impl Reorder {
         let spread =
             if high >= low { Duration::from_secs_f64((high - low).min(10.0)) } else { Duration::ZERO };
         let rtt = fresh().filter_map(|d| d.rtt).min().unwrap_or(RTT_UNKNOWN);
-        self.hold = (spread + rtt + self.config.reorder_slack + HOLD_MARGIN).min(self.config.reorder_timeout);
+        self.hold = allowance(&self.config, spread, rtt);
         self.hold
     }
 
@@ -294,6 +298,11 @@ impl Reorder {
         self.slots = 0;
         self.unordered.clear();
     }
+}
+
+fn allowance(config: &ReceiverConfig, spread: Duration, rtt: Duration) -> Duration {
+    let once = spread + rtt + config.reorder_slack + HOLD_MARGIN;
+    once.max((2 * once).min(spread + rtt + AGAIN_MAX)).min(config.reorder_timeout)
 }
 
 #[cfg(test)]

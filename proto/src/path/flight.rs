@@ -5,14 +5,23 @@
 //! unresolved is lost.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::time::Time;
 use crate::wire::PathReport;
 
 /// Sequences kept under watch after they were declared lost, to notice that they came late.
 const WATCH_MAX: usize = 256;
-/// Reordering tolerance grows to this many packets and no further.
-const REORDER_MAX: u64 = 8;
+/// How long they are: what comes later says nothing about reordering.
+const WATCH_FOR: Duration = Duration::from_millis(500);
+/// The reordering window begins with this share of the least feedback time (RFC 8985, section 6.2: min_RTT / 4).
+const REORDER_SHARE: u32 = 4;
+/// It never begins with less: reports come every 5 ms, so lateness is not known better.
+const REORDER_MIN: Duration = Duration::from_millis(2);
+/// It never grows beyond the least feedback time, nor beyond this: a resend that waits longer is too late for inner TCP.
+const REORDER_MAX: Duration = Duration::from_millis(60);
+/// Without a new mistake for so long the window is halved (RFC 8985 forgets after 16 recoveries).
+const REORDER_PERSISTS: Duration = Duration::from_secs(10);
 /// More datagrams than this are never in flight on one path (bounds the ring: 64 Ki x 48 B).
 pub const FLIGHT_MAX: usize = 1 << 16;
 
@@ -123,8 +132,15 @@ pub struct Flight<T> {
     bytes: u64,
     cumulative: u64,
     gaps: u32,
-    threshold: u64,
-    watch: VecDeque<u64>,
+    /// How much later a packet may come than one that was sent after it.
+    window: Duration,
+    /// When the window last grew or shrank.
+    window_at: Time,
+    /// When the highest was first heard of.
+    highest_at: Time,
+    feedback_min: Duration,
+    /// What was declared lost, and when.
+    watch: VecDeque<(u64, Time)>,
     large: u32,
 }
 
@@ -140,7 +156,10 @@ impl<T: Clone> Flight<T> {
             bytes: 0,
             cumulative: 0,
             gaps: 0,
-            threshold: 0,
+            window: Duration::ZERO,
+            window_at: Time::ZERO,
+            highest_at: Time::ZERO,
+            feedback_min: Duration::MAX,
             watch: VecDeque::new(),
             large: u32::MAX,
         }
@@ -171,9 +190,10 @@ impl<T: Clone> Flight<T> {
         self.cumulative
     }
 
-    /// Reordering tolerance in packets.
-    pub fn threshold(&self) -> u64 {
-        self.threshold
+    /// Reordering tolerance: how much later than one sent after it a packet may arrive before it counts as lost. Zero
+    /// until a mistake has shown that the path reorders.
+    pub fn reorder_window(&self) -> Duration {
+        self.window
     }
 
     /// Highest sequence known to have arrived.
@@ -225,9 +245,12 @@ impl<T: Clone> Flight<T> {
         last.checked_sub(u64::from(delta))
     }
 
-    /// Applies one report of this path. `out` is filled, not cleared. Returns false, changing
+    /// Applies one report of this path that came at `now`. `out` is filled, not cleared. Returns false, changing
     /// nothing, when the report speaks of what was never sent.
-    pub fn resolve(&mut self, report: &PathReport, out: &mut Resolution<T>) -> bool {
+    ///
+    /// A packet is lost when the report does not say that it arrived, and one that was sent later by more than the
+    /// reordering window did, or has for that long (RFC 8985, section 6.2).
+    pub fn resolve(&mut self, report: &PathReport, now: Time, out: &mut Resolution<T>) -> bool {
         let Some(highest) = self.rebuild(report.highest) else { return false };
         let floor = highest.saturating_sub(u64::from(report.floor));
         let missing = |seq: u64| {
@@ -236,15 +259,30 @@ impl<T: Clone> Flight<T> {
                 (start..start + u64::from(m.len)).contains(&seq)
             })
         };
-        self.watch.retain(|&seq| {
+        let mut latest = None;
+        self.watch.retain(|&(seq, lost_at)| {
             if seq >= floor && seq <= highest && !missing(seq) {
                 out.spurious += 1;
-                false
-            } else {
-                seq >= floor
+                latest = latest.max(Some(now - lost_at));
+                return false;
             }
+            now - lost_at < WATCH_FOR
         });
-        self.threshold = (self.threshold + out.spurious).min(REORDER_MAX);
+        if highest >= self.base
+            && self.highest_acked.is_none_or(|h| highest > h)
+            && let Some(sent) = self.ring.get((highest - self.base) as usize)
+        {
+            self.highest_acked = Some(highest);
+            self.highest_at = now;
+            self.feedback_min = self.feedback_min.min(now - sent.at);
+            let (at, cumulative, gaps) = (sent.at, sent.cumulative, sent.gaps);
+            out.highest = Some(Milestone { seq: highest, at, cumulative, gaps });
+        }
+        self.adapt_window(latest, now);
+        let newest = self.highest_acked.and_then(|h| self.ring.get(h.checked_sub(self.base)? as usize));
+        // A window earlier than this, a packet that is still missing is lost.
+        let overtaken = newest.map_or(now, |sent| sent.at + (now - self.highest_at));
+        let window = self.window;
 
         let mut first_open = None;
         for seq in self.unresolved_from.max(self.base)..=highest {
@@ -259,30 +297,38 @@ impl<T: Clone> Flight<T> {
                 out.acked_bytes += u64::from(sent.bytes);
                 out.large_acked += u64::from(sent.bytes > self.large);
                 out.acked.push(sent.content.clone());
-            } else if seq < floor || highest - seq > self.threshold {
+            } else if sent.at + window <= overtaken {
                 sent.fate = Fate::Lost;
                 out.lost_packets += 1;
                 out.lost_bytes += u64::from(sent.bytes);
                 out.large_lost += u64::from(sent.bytes > self.large);
                 out.lost.push(sent.content.clone());
-                if self.watch.len() < WATCH_MAX {
-                    self.watch.push_back(seq);
+                if self.watch.len() == WATCH_MAX {
+                    self.watch.pop_front();
                 }
+                self.watch.push_back((seq, now));
             } else {
                 first_open.get_or_insert(seq);
                 continue;
             }
             self.bytes -= u64::from(sent.bytes);
         }
-        if self.highest_acked.is_none_or(|h| highest > h) {
-            self.highest_acked = Some(highest);
-            let sent = highest.checked_sub(self.base).and_then(|i| self.ring.get(i as usize));
-            out.highest =
-                sent.map(|s| Milestone { seq: highest, at: s.at, cumulative: s.cumulative, gaps: s.gaps });
-        }
         self.unresolved_from = first_open.unwrap_or_else(|| self.unresolved_from.max(highest + 1));
         self.trim();
         true
+    }
+
+    /// Widens the window by what a mistake has shown to be missing of it, narrows it when there was none for long.
+    fn adapt_window(&mut self, mistaken: Option<Duration>, now: Time) {
+        if let Some(latest) = mistaken {
+            let least = (self.feedback_min / REORDER_SHARE).max(REORDER_MIN);
+            let most = self.feedback_min.clamp(REORDER_MIN, REORDER_MAX);
+            self.window = (self.window + latest).max(least).min(most);
+            self.window_at = now;
+        } else if !self.window.is_zero() && now - self.window_at > REORDER_PERSISTS {
+            self.window = if self.window > REORDER_MIN { self.window / 2 } else { Duration::ZERO };
+            self.window_at = now;
+        }
     }
 
     /// Takes everything unresolved out of flight: the path is silent. The sequences stay under the

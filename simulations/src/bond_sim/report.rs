@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Side;
 use crate::tcp_model::{ReceiverStats, SenderStats};
-use crate::wan::LinkCounters;
+use crate::wan::{LinkCounters, Way};
 
 /// One TCP connection.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -103,6 +103,15 @@ impl SimReport {
     /// Goodput of all flows together, Mbit/s.
     pub fn goodput_mbit(&self) -> f64 {
         self.flows.iter().map(|flow| flow.goodput_mbit).sum()
+    }
+
+    /// What the applications of one way got from `from` to the end of the run, Mbit/s, transfers that end among them.
+    pub fn way_mbit(&self, way: Way, from: Duration) -> f64 {
+        let name = if way == Way::Up { "up" } else { "down" };
+        let skipped = (from.as_millis() / 100) as usize;
+        let flows = self.flows.iter().filter(|flow| flow.name.starts_with(name));
+        let bytes: u64 = flows.flat_map(|flow| flow.series.iter().skip(skipped)).sum();
+        bytes as f64 * 8e-6 / self.duration.saturating_sub(from).as_secs_f64().max(0.1)
     }
 }
 

@@ -7,6 +7,7 @@ use mwb_proto::bond::{ReceiverConfig, SenderConfig};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::tcp_model::Transport;
 use crate::virtual_time::NodeClock;
 use crate::wan::{BurstLoss, DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
 
@@ -21,12 +22,20 @@ pub struct FlowSpec {
     pub bytes: Option<u64>,
     /// Whether it negotiates ECN.
     pub ecn: bool,
+    /// How it answers loss and congestion.
+    pub transport: Transport,
 }
 
 impl FlowSpec {
     /// An endless download that begins after 300 ms, when the paths have been measured.
     pub fn download() -> Self {
-        Self { way: Way::Down, start: Duration::from_millis(300), bytes: None, ecn: false }
+        Self {
+            way: Way::Down,
+            start: Duration::from_millis(300),
+            bytes: None,
+            ecn: false,
+            transport: Transport::Cubic,
+        }
     }
 
     /// The same as an upload.
@@ -160,12 +169,21 @@ impl Scenario {
         self.links.iter().map(|link| rate(link).unwrap_or(0) as f64 * 1e-6 * 1448.0 / 1500.0).collect()
     }
 
-    /// A scenario that `seed` makes up: two to five links of 1 to 30 Mbit/s with delays of 2 to 120 ms, some lossy, some
-    /// jittery, some recorded, one to four flows either way, and sometimes cuts, changes of rate or a renewed path.
+    /// A scenario that `seed` makes up: two to eight links of 0.5 to 1000 Mbit/s (together at most 20 to 1000 each way) with
+    /// round trips of 2 to 700 ms, some losing up to 10 %, some jittery, some recorded, one to four flows either way, and
+    /// sometimes cuts, changes of rate or a renewed path.
     pub fn random(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x5ca1_ab1e);
-        let count = rng.random_range(2..=5);
-        let links = (0..count).map(|i| random_link(i, &mut rng)).collect();
+        let count = rng.random_range(2..=8);
+        // Few are fast: they take the longest to simulate and differ the least from each other.
+        let sum_max = rng.random_range(20f64.ln()..1000f64.ln()).exp();
+        let rates: Vec<[f64; 2]> = (0..count).map(|_| random_rates(sum_max, &mut rng)).collect();
+        let share = |way: usize| (sum_max / rates.iter().map(|r| r[way]).sum::<f64>()).min(1.0);
+        let (up, down) = (share(0), share(1));
+        let links = rates.iter().enumerate();
+        let links =
+            links.map(|(i, r)| random_link(i, (r[0] * up).max(0.5), (r[1] * down).max(0.5), &mut rng));
+        let links = links.collect();
         let mut scenario = Self::new(links);
         let drift = |rng: &mut SmallRng| NodeClock {
             offset: Duration::from_millis(rng.random_range(0..10_000_000)),
@@ -222,17 +240,31 @@ fn random_flow(rng: &mut SmallRng) -> FlowSpec {
         start: Duration::from_millis(rng.random_range(0..1500)),
         bytes: rng.random_bool(0.3).then(|| rng.random_range(1..2_000_000)),
         ecn: rng.random_bool(0.3),
+        transport: match rng.random_range(0..10) {
+            0..6 => Transport::Cubic,
+            6..8 => Transport::Bbr,
+            _ => Transport::Quic,
+        },
     }
 }
 
-fn random_link(index: usize, rng: &mut SmallRng) -> LinkSpec {
-    // Rates and delays are spread evenly over their orders of magnitude.
-    let mut between = |low: f64, high: f64| (rng.random_range(low.ln()..high.ln())).exp();
-    let (down, up) = (between(1.0, 30.0), between(1.0, 30.0));
-    let delay = Duration::from_secs_f64(between(0.002, 0.120));
+/// Rates and delays are spread evenly over their orders of magnitude.
+fn between(low: f64, high: f64, rng: &mut SmallRng) -> f64 {
+    rng.random_range(low.ln()..high.ln()).exp()
+}
+
+/// Up and down in Mbit/s: downloads are as fast as uploads or up to ten times faster.
+fn random_rates(most: f64, rng: &mut SmallRng) -> [f64; 2] {
+    let down = between(0.5, most, rng);
+    [(down / between(1.0, 10.0, rng)).max(0.5), down]
+}
+
+fn random_link(index: usize, up: f64, down: f64, rng: &mut SmallRng) -> LinkSpec {
+    let mut between = |low: f64, high: f64| between(low, high, rng);
+    let delay = Duration::from_secs_f64(between(0.001, 0.350));
     let queue = QueueLimit::Time(Duration::from_secs_f64(between(0.020, 0.400)));
     let jitter = if rng.random_bool(0.3) { rng.random_range(0.0..0.015) } else { 0.0 };
-    let loss = if rng.random_bool(0.3) { rng.random_range(0.0..0.03) } else { 0.0 };
+    let loss = if rng.random_bool(0.3) { 0.1 * rng.random::<f64>().powi(2) } else { 0.0 };
     let burst =
         rng.random_bool(0.2).then(|| BurstLoss::of(rng.random_range(0.0..0.02), rng.random_range(2.0..12.0)));
     let trace = rng.random_bool(0.15).then(|| {

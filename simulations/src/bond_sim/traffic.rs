@@ -12,7 +12,7 @@ use rand::rngs::SmallRng;
 use super::invariant::Ledger;
 use super::report::{EchoReport, FlowReport};
 use super::{EchoSpec, FlowSpec, Scenario, Side};
-use crate::tcp_model::{Segment, SenderOptions, TcpReceiver, TcpSender, Tuple};
+use crate::tcp_model::{Segment, SenderOptions, TcpReceiver, TcpSender, Transport, Tuple, quic};
 use crate::wan::Way;
 
 /// Ports of sending sides: this plus the number of the flow.
@@ -25,6 +25,8 @@ const ECHO_PORT: u16 = 7007;
 const SERIES_STEP: Duration = Duration::from_millis(100);
 /// Echoes not back after this count as lost, so the last packets of a run do not count.
 const ECHO_PATIENCE: Duration = Duration::from_secs(1);
+/// Larger packets of QUIC go through a lane, as the classifier says.
+const QUIC_BULK_LEN: usize = 600;
 const IP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 
@@ -108,6 +110,7 @@ impl Traffic {
                 bytes: spec.bytes,
                 ecn: spec.ecn,
                 isn: rng.random(),
+                transport: spec.transport,
                 ..SenderOptions::default()
             };
             let (from, to) = match spec.way {
@@ -152,10 +155,15 @@ impl Traffic {
 
     /// Takes an inner packet that came out at `side`.
     pub(super) fn deliver(&mut self, side: Side, bytes: &[u8], now: Time, ledger: &mut Ledger) {
-        if bytes.get(9) == Some(&PROTO_UDP) {
+        let unwrapped = quic::unwrap(bytes);
+        if unwrapped.is_none() && bytes.get(9) == Some(&PROTO_UDP) {
             return self.deliver_echo(side, bytes, now, ledger);
         }
-        let Some((tuple, segment)) = Segment::decode(bytes) else { return ledger.unknown(side, now) };
+        // Small packets of QUIC are handed on as they come.
+        let ordered = unwrapped.is_none() || bytes.len() > QUIC_BULK_LEN;
+        let Some((tuple, segment)) = Segment::decode(unwrapped.as_deref().unwrap_or(bytes)) else {
+            return ledger.unknown(side, now);
+        };
         let to_receiver = tuple.destination.1 >= RECEIVER_PORT;
         let base = if to_receiver { RECEIVER_PORT } else { SENDER_PORT };
         let index = usize::from(tuple.destination.1.wrapping_sub(base));
@@ -165,7 +173,7 @@ impl Traffic {
             return ledger.unknown(side, now);
         }
         let stream = 2 * index + usize::from(!to_receiver);
-        ledger.deliver(stream, segment.tsval, segment.payload_len > 0, now);
+        ledger.deliver(stream, segment.tsval, ordered && segment.payload_len > 0, now);
         if to_receiver {
             let before = flow.receiver.stats().delivered;
             flow.receiver.handle(&segment, now);
@@ -229,7 +237,11 @@ impl Traffic {
             };
             let Some(segment) = segment else { continue };
             ledger.emit(2 * i + usize::from(!sends), segment.tsval);
-            return segment.encode(tuple, &self.pool);
+            let packet = segment.encode(tuple, &self.pool)?;
+            return match flow.spec.transport {
+                Transport::Quic => quic::wrap(&packet, sends, &self.pool),
+                Transport::Cubic | Transport::Bbr => Some(packet),
+            };
         }
         let streams = 2 * self.flows.len();
         let echo = self.echo.as_mut()?;

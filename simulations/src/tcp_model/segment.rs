@@ -148,7 +148,7 @@ impl Segment {
 }
 
 /// The checksum to write while the field is zero; zero when the field is right.
-fn header_checksum(header: &[u8]) -> u16 {
+pub(super) fn header_checksum(header: &[u8]) -> u16 {
     let mut sum: u32 = header.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

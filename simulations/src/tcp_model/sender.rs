@@ -7,55 +7,20 @@ use mwb_proto::packet::{Ecn, tcp_flags};
 use mwb_proto::time::Time;
 
 mod loss;
+mod options;
+mod timing;
 
 use loss::Prr;
+pub use options::{SenderOptions, SenderStats};
 
-use super::cubic::Cubic;
+use super::control::Control;
 use super::segment::{SACK_BLOCKS_MAX, Segment};
 use super::{PAYLOAD, unwrap_seq};
 
-/// Least variance term of the retransmission timer (Linux: `TCP_RTO_MIN`).
-const RTO_MIN: Duration = Duration::from_millis(200);
 /// Retransmission timer before the first sample (RFC 6298).
 const RTO_INITIAL: Duration = Duration::from_secs(1);
-/// Longest retransmission timer.
-const RTO_MAX: Duration = Duration::from_secs(60);
-
-/// Settings of a [`TcpSender`].
-#[derive(Clone, Copy, Debug)]
-pub struct SenderOptions {
-    /// Bytes to send; `None` never ends.
-    pub bytes: Option<u64>,
-    /// Negotiate ECN: data goes out as ECT(0), and a congestion echo counts as a loss.
-    pub ecn: bool,
-    /// The peer's window in bytes. Linux ends at 6 MB by default.
-    pub window: u64,
-    /// Initial sequence number.
-    pub isn: u32,
-}
-
-impl Default for SenderOptions {
-    fn default() -> Self {
-        Self { bytes: None, ecn: false, window: 6 << 20, isn: 0 }
-    }
-}
-
-/// Facts about a sending side.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct SenderStats {
-    /// Segments with data sent, retransmissions among them.
-    pub segments: u64,
-    /// Retransmissions.
-    pub retransmits: u64,
-    /// Times the window was cut for losses found by RACK.
-    pub recoveries: u64,
-    /// Times the window was cut for a congestion echo.
-    pub ecn_cuts: u64,
-    /// Expiries of the retransmission timer.
-    pub timeouts: u64,
-    /// Window cuts taken back because the original had arrived.
-    pub undone: u64,
-}
+/// Late wake-ups of the pacing are forgiven up to this much.
+const PACING_CREDIT: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Sent {
@@ -66,6 +31,12 @@ struct Sent {
     first_retransmit: Option<u32>,
     sacked: bool,
     lost: bool,
+    /// Time stamp of the last transmission: which of two was sent later.
+    order: u32,
+    /// Segments delivered, and when the last of them was, at that transmission.
+    delivered: (u64, Time),
+    /// When the segment was sent whose delivery began the span.
+    span_from: Time,
 }
 
 impl Sent {
@@ -92,9 +63,9 @@ pub struct TcpSender {
     end: Option<u64>,
     tsval: u32,
     peer_tsval: u32,
-    cubic: Cubic,
+    control: Control,
     /// Window before the last cut, while that may turn out to be a mistake.
-    saved: Option<Cubic>,
+    saved: Option<Control>,
     sent: VecDeque<Sent>,
     in_flight: usize,
     sacked: usize,
@@ -114,6 +85,8 @@ pub struct TcpSender {
     min_rtt: Duration,
     rack: Option<(Time, u64)>,
     rack_rtt: Duration,
+    /// Greatest [`Sent::order`] that arrived.
+    newest_order: u32,
     reordering_seen: bool,
     reo_mult: u32,
     reo_persist: u32,
@@ -124,6 +97,11 @@ pub struct TcpSender {
     probe_at: Option<Time>,
     probe_due: bool,
     probed: bool,
+    /// Segments delivered in all, and when the last of them was.
+    delivered: (u64, Time),
+    span_from: Time,
+    /// Pacing: nothing new before.
+    pace_at: Time,
     stats: SenderStats,
 }
 
@@ -140,7 +118,7 @@ impl TcpSender {
             end: options.bytes.map(|bytes| first + bytes),
             tsval: 0,
             peer_tsval: 0,
-            cubic: Cubic::default(),
+            control: Control::new(options.transport),
             saved: None,
             sent: VecDeque::new(),
             in_flight: 0,
@@ -159,6 +137,7 @@ impl TcpSender {
             min_rtt: Duration::MAX,
             rack: None,
             rack_rtt: Duration::ZERO,
+            newest_order: 0,
             reordering_seen: false,
             reo_mult: 1,
             reo_persist: 0,
@@ -169,6 +148,9 @@ impl TcpSender {
             probe_at: None,
             probe_due: false,
             probed: false,
+            delivered: (0, Time::ZERO),
+            span_from: Time::ZERO,
+            pace_at: Time::ZERO,
             stats: SenderStats::default(),
             options,
         }
@@ -181,7 +163,7 @@ impl TcpSender {
 
     /// The congestion window, segments.
     pub fn cwnd(&self) -> f64 {
-        self.cubic.cwnd()
+        self.control.cwnd()
     }
 
     /// Smoothed round-trip time.
@@ -232,10 +214,12 @@ impl TcpSender {
         if segment.flags & tcp_flags::ECE != 0 && self.options.ecn {
             self.on_echo();
         }
-        let growing = self.recovery_point.is_none() || (self.loss_state && self.cubic.is_slow_start());
-        if arrivals.count > 0 && growing && limited {
-            self.cubic.on_ack(arrivals.count as f64, self.srtt.unwrap_or(RTO_INITIAL), now);
-            self.cubic.limit((self.options.window / PAYLOAD as u64) as f64);
+        let growing = self.recovery_point.is_none() || (self.loss_state && self.control.is_slow_start());
+        if arrivals.count > 0 {
+            let sample = self.rate_sample(&arrivals, now);
+            let srtt = self.srtt.unwrap_or(RTO_INITIAL);
+            self.control.on_ack(sample, growing && limited, srtt, now);
+            self.control.limit((self.options.window / PAYLOAD as u64) as f64);
         }
         if advanced {
             self.backoff = 0;
@@ -246,7 +230,7 @@ impl TcpSender {
         }
         let found = self.detect_losses(now);
         if self.recovery_point.is_some() && !self.loss_state {
-            self.prr.on_ack(arrivals.count, self.in_flight, self.cubic.cwnd(), advanced && !found);
+            self.prr.on_ack(arrivals.count, self.in_flight, self.control.cwnd(), advanced && !found);
         }
         self.arm_probe(now);
     }
@@ -321,6 +305,10 @@ impl TcpSender {
         arrivals.count += 1;
         arrivals.end = arrivals.end.max(sent.end);
         let rtt = now - sent.at;
+        self.delivered = (self.delivered.0 + 1, now);
+        if arrivals.newest.is_none_or(|newest| sent.order > newest.order) {
+            arrivals.newest = Some(*sent);
+        }
         let retransmitted = sent.first_retransmit.is_some();
         if !retransmitted {
             arrivals.rtt.get_or_insert(rtt);
@@ -329,33 +317,16 @@ impl TcpSender {
         } else if rtt < self.min_rtt {
             return; // The original arrived, not the retransmission.
         }
+        self.newest_order = self.newest_order.max(sent.order);
         if self.rack.is_none_or(|newest| (sent.at, sent.end) > newest) {
             self.rack = Some((sent.at, sent.end));
             self.rack_rtt = rtt;
         }
     }
 
-    fn sample_rtt(&mut self, rtt: Duration) {
-        match self.srtt {
-            None => {
-                self.srtt = Some(rtt);
-                self.rttvar = rtt / 2;
-            }
-            Some(srtt) => {
-                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
-                self.srtt = Some((srtt * 7 + rtt) / 8);
-            }
-        }
-    }
-
-    fn rto(&self) -> Duration {
-        let base = self.srtt.map_or(RTO_INITIAL, |srtt| srtt + (self.rttvar * 4).max(RTO_MIN));
-        (base * (1 << self.backoff.min(10))).min(RTO_MAX)
-    }
-
     fn on_echo(&mut self) {
         if self.recovery_point.is_none() && self.una >= self.ecn_point {
-            self.cubic.on_congestion();
+            self.control.on_congestion();
             self.ecn_point = self.next;
             self.cwr = true;
             self.stats.ecn_cuts += 1;
@@ -363,8 +334,8 @@ impl TcpSender {
     }
 
     fn is_window_limited(&self) -> bool {
-        let (used, cwnd) = (self.in_flight as f64, self.cubic.cwnd());
-        used + 1.0 >= cwnd || (self.cubic.is_slow_start() && cwnd < 2.0 * used)
+        let (used, cwnd) = (self.in_flight as f64, self.control.cwnd());
+        used + 1.0 >= cwnd || (self.control.is_slow_start() && cwnd < 2.0 * used)
     }
 
     /// Does what is due.
@@ -401,11 +372,7 @@ impl TcpSender {
             State::SynSent => return None,
             State::Established => {}
         }
-        let room = if self.recovery_point.is_some() && !self.loss_state {
-            self.prr.room > 0
-        } else {
-            (self.in_flight as f64) < self.cubic.cwnd()
-        };
+        let room = self.has_room() && self.pace_at <= now;
         if self.lost > 0 && (room || self.force) {
             let at = self.sent.iter().position(|s| s.lost)?;
             self.lost -= 1;
@@ -425,12 +392,27 @@ impl TcpSender {
         self.ack_pending.then(|| self.segment(self.next, 0))
     }
 
-    fn send_new(&mut self, now: Time) -> Option<Segment> {
+    fn has_room(&self) -> bool {
+        if self.recovery_point.is_some() && !self.loss_state && self.control.heeds_loss() {
+            self.prr.room > 0
+        } else {
+            (self.in_flight as f64) < self.control.cwnd()
+        }
+    }
+
+    /// Bytes of the next new segment; zero when there is none, or the peer's window is full.
+    fn next_len(&self) -> u64 {
         let left = self.end.map_or(u64::MAX, |end| end - self.next);
         let len = (PAYLOAD as u64).min(left);
-        if len == 0 || self.next + len - self.una > self.options.window {
+        if self.next + len - self.una > self.options.window { 0 } else { len }
+    }
+
+    fn send_new(&mut self, now: Time) -> Option<Segment> {
+        let len = self.next_len();
+        if len == 0 {
             return None;
         }
+        self.begin_span(now);
         let segment = self.segment(self.next, len as usize);
         self.sent.push_back(Sent {
             start: self.next,
@@ -439,6 +421,9 @@ impl TcpSender {
             first_retransmit: None,
             sacked: false,
             lost: false,
+            order: segment.tsval,
+            delivered: self.delivered,
+            span_from: self.span_from,
         });
         self.in_flight += 1;
         self.next += len;
@@ -453,6 +438,8 @@ impl TcpSender {
         let segment = self.segment(sent.start, (sent.end - sent.start) as usize);
         let sent = &mut self.sent[at];
         sent.at = now;
+        sent.order = segment.tsval;
+        (sent.delivered, sent.span_from) = (self.delivered, self.span_from);
         sent.first_retransmit.get_or_insert(segment.tsval);
         self.after_data(now);
         segment
@@ -462,6 +449,9 @@ impl TcpSender {
         self.stats.segments += 1;
         self.prr.sent += 1;
         self.prr.room = self.prr.room.saturating_sub(1);
+        if let Some(interval) = self.control.pacing(self.srtt) {
+            self.pace_at = self.pace_at.max(now.saturating_sub(PACING_CREDIT)) + interval;
+        }
         if self.rto_at.is_none() {
             self.rto_at = Some(now + self.rto());
         }
@@ -489,14 +479,19 @@ impl TcpSender {
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.syn_at, self.rto_at, self.reo_at, self.probe_at].into_iter().flatten().min()
+        let sends =
+            self.state == State::Established && self.has_room() && (self.lost > 0 || self.next_len() > 0);
+        let pace_at = sends.then_some(self.pace_at);
+        [self.syn_at, self.rto_at, self.reo_at, self.probe_at, pace_at].into_iter().flatten().min()
     }
 }
 
 /// What one acknowledgement brought.
 #[derive(Default)]
-struct Arrivals {
+pub(super) struct Arrivals {
     count: usize,
     end: u64,
     rtt: Option<Duration>,
+    /// The one that was sent last.
+    newest: Option<Sent>,
 }

@@ -121,6 +121,54 @@ fn reordering_is_not_taken_for_loss() {
     assert!(receiver.stats().duplicates < 10, "{:?} {:?}", sender.stats(), receiver.stats());
 }
 
+/// BBR fills a clean link without its queue, and random loss costs it little more than what is lost.
+#[test]
+fn bbr_fills_the_link_and_does_not_mind_loss() {
+    let options = SenderOptions { transport: Transport::Bbr, ..SenderOptions::default() };
+    let (sender, receiver, _) = transfer(link(100), options, 15);
+    let goodput = mbit(&receiver, 15);
+    assert!((17.3..19.3).contains(&goodput), "{goodput} {:?}", sender.stats());
+    let srtt = sender.srtt().expect("measured");
+    assert!(srtt < Duration::from_millis(95), "twice the least round trip at the most: {srtt:?}");
+    let (sender, receiver, _) = transfer(link(100).loss(0.02), options, 15);
+    let goodput = mbit(&receiver, 15);
+    assert!(goodput > 16.0, "{goodput} {:?}", sender.stats());
+}
+
+/// What TCP tolerates costs a sender with a fixed threshold most of its rate; without disorder both are equal.
+#[test]
+fn a_fixed_threshold_pays_for_reordering() {
+    let options = SenderOptions { transport: Transport::Quic, ..SenderOptions::default() };
+    let (_, receiver, _) = transfer(link(100), options, 10);
+    assert!(mbit(&receiver, 10) > 18.0, "{}", mbit(&receiver, 10));
+    let mut spec = link(100).jitter_ms(8);
+    spec.jitter_reorders = true;
+    let (sender, receiver, _) = transfer(spec, options, 10);
+    assert!(mbit(&receiver, 10) < 9.0, "{}", mbit(&receiver, 10));
+    assert!(sender.stats().undone == 0 && sender.stats().recoveries > 20, "{:?}", sender.stats());
+}
+
+#[test]
+fn a_segment_survives_the_clothes_of_quic() {
+    let pool = BufPool::new(2048, 4);
+    let segment = Segment {
+        flags: tcp_flags::ACK,
+        seq: 5,
+        ack: 1,
+        tsval: 7,
+        tsecr: 3,
+        sack: [None; 3],
+        payload_len: 900,
+        ecn: Ecn::Ect0,
+    };
+    let bare = segment.encode(TUPLE, &pool).expect("fits");
+    let packet = quic::wrap(&bare, true, &pool).expect("fits");
+    let inner = mwb_proto::packet::parse(&packet).expect("a UDP packet");
+    assert_eq!(inner.ports, Some((5000, 443)));
+    assert_eq!(quic::unwrap(&packet).as_deref(), Some(&bare[..]));
+    assert_eq!(quic::unwrap(&bare), None);
+}
+
 #[test]
 fn a_finite_transfer_ends_even_over_bursts() {
     let mut rng = SmallRng::seed_from_u64(5);

@@ -23,6 +23,13 @@ impl BurstLoss {
     }
 }
 
+impl BurstLoss {
+    /// Share of all packets that is lost.
+    pub fn mean(&self) -> f64 {
+        self.loss * self.p_enter / (self.p_enter + self.p_exit).max(f64::MIN_POSITIVE)
+    }
+}
+
 /// Decides which packets are lost, from its own seeded generator.
 #[derive(Debug)]
 pub(super) struct LossModel {

@@ -8,10 +8,15 @@ use crate::path::delay::{STAMP_UNIT_SECS, Unwrap};
 use crate::time::{STAMP_UNIT_NANOS, Stamp, Time};
 use crate::wire::{MissingRange, PathId, PathReport};
 
-/// Ranges of missing sequences kept; older ones are given up by raising the floor.
+/// Ranges of missing sequences in one report, the newest (the wire's limit); the floor of the report lies above the others.
 const RANGES_MAX: usize = 24;
+/// Ranges kept, so that older ones come back into the reports when newer ones are filled, as on a path that reorders;
+/// the oldest beyond are given up.
+const RANGES_KEPT: usize = 256;
 /// A missing range is reported this long.
 const RANGE_AGE_MAX: Duration = Duration::from_millis(1500);
+/// So long after a gap was filled the path counts as one that reorders: a report for each gap would be one per packet.
+const REORDERS_FOR: Duration = Duration::from_secs(1);
 /// The floor is never further below the highest than this (16 bits on the wire).
 const FLOOR_MAX: u64 = 60_000;
 
@@ -38,6 +43,8 @@ pub(super) struct PathReception {
     owd_count: i64,
     last_owd: i64,
     repeat: u8,
+    /// When a packet last filled a gap: a path sequence is sent once, so it had been overtaken.
+    reordered_at: Option<Time>,
 }
 
 impl PathReception {
@@ -59,10 +66,11 @@ impl PathReception {
             owd_count: 0,
             last_owd: 0,
             repeat: 0,
+            reordered_at: None,
         }
     }
 
-    /// Takes a packet; true when it opened a gap.
+    /// Takes a packet; true when it opened a gap that is worth a report of its own: on a path that reorders most are not.
     pub(super) fn on_packet(&mut self, seq: u64, sent: u32, arrival: Time, wire_len: u16, ce: bool) -> bool {
         let raw = arrival.stamp().wrapping_sub(Stamp::new(sent));
         let owd = self.owd.units(raw);
@@ -82,16 +90,17 @@ impl PathReception {
             self.highest_arrival = arrival;
             self.highest_owd = owd;
             self.bound();
-            return gap;
+            return gap && self.reordered_at.is_none_or(|at| arrival - at > REORDERS_FOR);
         }
-        if seq >= self.floor {
-            self.fill(seq);
+        if seq >= self.floor && self.fill(seq) {
+            self.reordered_at = Some(arrival);
         }
         false
     }
 
-    fn fill(&mut self, seq: u64) {
-        let Some(i) = self.gaps.iter().position(|g| (g.start..g.end).contains(&seq)) else { return };
+    /// Whether the sequence was missing.
+    fn fill(&mut self, seq: u64) -> bool {
+        let Some(i) = self.gaps.iter().position(|g| (g.start..g.end).contains(&seq)) else { return false };
         let gap = self.gaps[i];
         let left = Gap { end: seq, ..gap };
         let right = Gap { start: seq + 1, ..gap };
@@ -103,13 +112,14 @@ impl PathReception {
             self.gaps.insert(i, left);
         }
         self.bound();
+        true
     }
 
     /// Keeps the ranges few and near, by raising the floor above the oldest.
     fn bound(&mut self) {
         while let Some(oldest) = self.gaps.front() {
             let far = self.highest - oldest.start > FLOOR_MAX || oldest.end - oldest.start > FLOOR_MAX;
-            if self.gaps.len() <= RANGES_MAX && !far {
+            if self.gaps.len() <= RANGES_KEPT && !far {
                 break;
             }
             self.floor = oldest.end;
@@ -148,6 +158,9 @@ impl PathReception {
         self.owd_min = i64::MAX;
         self.owd_sum = 0;
         self.owd_count = 0;
+        // Of what lies below the ranges that the report has room for it says nothing.
+        let unsaid = self.gaps.len().checked_sub(RANGES_MAX + 1).map_or(0, |i| self.gaps[i].end);
+        let floor = self.floor.max(unsaid);
         let missing = self
             .gaps
             .iter()
@@ -169,7 +182,7 @@ impl PathReception {
             owd_min: self.owd.raw(min),
             owd_mean_excess: excess(mean),
             owd_highest_excess: excess(self.highest_owd),
-            floor: (self.highest.saturating_sub(self.floor)).min(u64::from(u16::MAX)) as u16,
+            floor: (self.highest.saturating_sub(floor)).min(u64::from(u16::MAX)) as u16,
             missing,
         })
     }
@@ -196,6 +209,31 @@ mod tests {
         packet(&mut r, 13, 5);
         packet(&mut r, 14, 5);
         assert!(r.report(Time::from_millis(6)).expect("news").missing.is_empty());
+    }
+
+    #[test]
+    fn gaps_of_a_path_that_reorders_wait_for_the_next_report() {
+        let mut r = PathReception::new(PathId(1), 0, &Unwrap::default());
+        packet(&mut r, 0, 1);
+        assert!(packet(&mut r, 2, 2), "perhaps a loss");
+        packet(&mut r, 1, 3);
+        assert!(!packet(&mut r, 4, 4), "probably disorder");
+        assert!(packet(&mut r, 6, 1500), "long ago");
+    }
+
+    #[test]
+    fn older_gaps_come_back_into_the_report_when_there_is_room() {
+        let mut r = PathReception::new(PathId(1), 0, &Unwrap::default());
+        (0..30).for_each(|i| {
+            packet(&mut r, i * 2, i);
+        });
+        let floor = |r: &mut PathReception| r.report(Time::from_millis(31)).expect("news").floor;
+        // 29 gaps, of which the newest 24 are told.
+        assert_eq!(floor(&mut r), 2 * RANGES_MAX as u16);
+        (20..29).for_each(|i| {
+            packet(&mut r, i * 2 + 1, 30);
+        });
+        assert_eq!(floor(&mut r), 58, "the first gap of all again, and what came before it");
     }
 
     #[test]

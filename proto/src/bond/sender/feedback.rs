@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::bond::arq::Key;
 use crate::bond::sender::mode::RoutingMode;
-use crate::bond::sender::path::Content;
+use crate::bond::sender::path::{Content, PathSender};
 use crate::bond::sender::{SKIPS_MAX, Sender, SenderEvent};
 use crate::bond::snapshot::PathState;
 use crate::path::delay::STAMP_UNIT_SECS;
@@ -30,6 +30,15 @@ const COPY_MAX: usize = 40;
 const DOWN_AFTER: Duration = Duration::from_secs(1);
 /// Without any report for this long beyond twice the feedback time, no path can be trusted.
 const MUTE_AFTER: Duration = Duration::from_millis(300);
+/// A far path that was parked is used once it brings so many times what the near ones bring together: a flow over both
+/// has the far one's round trip, and needs a window for that.
+const WORTH_TAKING: f64 = 1.2;
+/// It is parked again below this.
+const WORTH_KEEPING: f64 = 0.8;
+/// A path that has carried copies of so much of what the near ones can is not known by its guesses only.
+const CARRIES_ALL: f64 = 0.7;
+/// Whatever the paths, nothing older than this is sent again, seconds.
+const RESEND_AGE_LIMIT: f64 = 3.0;
 /// A path without suspicion for this long earns back some strictness.
 const STRICTER_EVERY: Duration = Duration::from_secs(10);
 
@@ -51,7 +60,7 @@ impl Sender {
             let Some(i) = self.paths.iter().position(|p| p.id == heard.path) else { continue };
             out.clear();
             let p = &mut self.paths[i];
-            if !p.flight.resolve(heard, &mut out) {
+            if !p.flight.resolve(heard, now, &mut out) {
                 continue;
             }
             p.on_sizes(&mut out, now);
@@ -81,7 +90,7 @@ impl Sender {
     fn settle(&mut self, out: &mut Resolution<Content>, now: Time) {
         for content in out.acked.drain(..) {
             match content {
-                Content::Data(key) => {
+                Content::Data(key) | Content::Copy(key) => {
                     self.store.held_mut(key).delivered = true;
                     self.store.release(key);
                 }
@@ -96,15 +105,18 @@ impl Sender {
     }
 
     pub(super) fn requeue_lost(&mut self, lost: &mut Vec<Content>, now: Time) {
+        let age_max = self.resend_age_max();
         for content in lost.drain(..) {
             match content {
-                Content::Data(key) | Content::Part(key, _) => {
+                // Another datagram that carries it decides.
+                Content::Copy(key) if self.store.is_shared(key) => self.store.release(key),
+                Content::Data(key) | Content::Copy(key) | Content::Part(key, _) => {
                     let held = self.store.held(key);
                     // Of a broadcast packet another copy is on its way as long as one is.
                     let covered = self.config.mode == RoutingMode::Broadcast && self.store.is_shared(key);
                     if held.delivered || covered {
                         self.store.release(key);
-                    } else if now - held.first_sent > self.config.resend_age_max || !self.config.resend {
+                    } else if now - held.first_sent > age_max || !self.config.resend {
                         self.give_up(key);
                     } else {
                         self.store.queue(key);
@@ -118,6 +130,13 @@ impl Sender {
                 Content::Probe(_) | Content::Other => {}
             }
         }
+    }
+
+    /// A packet older than this is not sent again: as configured, but time for a second resend on a long path.
+    pub(super) fn resend_age_max(&self) -> Duration {
+        let live = self.paths.iter().filter(|p| p.is_live() && p.delay.is_measured());
+        let slowest = live.map(|p| p.delay.feedback()).fold(0.0, f64::max);
+        self.config.resend_age_max.max(Duration::from_secs_f64((4.0 * slowest).min(RESEND_AGE_LIMIT)))
     }
 
     /// The packet will not be sent again: tell the receiver not to wait for it. As long as another
@@ -196,7 +215,7 @@ impl Sender {
             .unseen(COPY_MAX)
             .filter_map(|c| match c {
                 Content::Data(key) | Content::Part(key, _) => Some(*key),
-                Content::Probe(_) | Content::Skip(..) | Content::Other => None,
+                Content::Copy(_) | Content::Probe(_) | Content::Skip(..) | Content::Other => None,
             })
             .collect();
         for key in keys {
@@ -254,7 +273,8 @@ impl Sender {
         }
     }
 
-    /// Parks paths that are too far behind the fastest, with some hysteresis.
+    /// Parks paths that are too far behind the fastest, with some hysteresis, unless they carry so much that their delay
+    /// is a fair price for bulk. What a parked path can do is learned with copies.
     pub(super) fn update_parking(&mut self) {
         let least = self
             .paths
@@ -262,12 +282,23 @@ impl Sender {
             .filter(|p| p.is_live() && p.delay.is_measured())
             .map(|p| p.delay.base())
             .fold(f64::INFINITY, f64::min);
+        if !least.is_finite() {
+            return;
+        }
         let limit = self.config.spread_max.as_secs_f64();
+        let is_far = |p: &PathSender| {
+            let behind = p.delay.base() - least;
+            p.delay.is_measured() && behind > if p.parked { 0.8 * limit } else { limit }
+        };
+        let near: f64 = self.paths.iter().filter(|p| p.is_live() && !is_far(p)).map(|p| p.rate.rate()).sum();
         for p in &mut self.paths {
-            if p.delay.is_measured() && least.is_finite() {
-                let behind = p.delay.base() - least;
-                p.parked = if p.parked { behind > 0.8 * limit } else { behind > limit };
+            if !p.delay.is_measured() {
+                continue;
             }
+            // A rate that was not used is no more than a guess.
+            let known = !p.is_startup() || p.rate.capacity() > CARRIES_ALL * near;
+            let worth = if p.parked { WORTH_TAKING } else { WORTH_KEEPING };
+            p.parked = is_far(p) && !(known && p.rate.rate() > worth * near);
         }
     }
 
@@ -299,7 +330,7 @@ impl Sender {
         }
     }
 
-    /// CoDel's target follows the longest round trip in use, is lenient while rates grow, and lets
+    /// CoDel's target follows the longest round trip in use, with what resends add to it, is lenient while rates grow, and lets
     /// the queue reach what the admission of a slower path needs.
     fn adapt_codel(&mut self) {
         let base_target = self.config.codel_target.as_secs_f64();
@@ -314,7 +345,7 @@ impl Sender {
             .map(|p| p.delay.smoothed())
             .fold(f64::INFINITY, f64::min);
         for p in self.paths.iter().filter(|p| p.state == PathState::Up && !p.parked) {
-            feedback = feedback.max(p.delay.feedback_min());
+            feedback = feedback.max(p.delay.feedback_min() + p.holdup());
             growing |= p.rate.is_growing();
             if !p.admitted {
                 wait = wait.max(p.delay.smoothed() - least + 0.015);

@@ -23,6 +23,13 @@ const CREDIT: Duration = Duration::from_millis(2);
 const CONTROL_EVERY: f64 = 0.004;
 /// A batch holds at most this much of its path's time, seconds.
 const BATCH_SECS: f64 = 0.004;
+/// Copies that a parked path gets to show its rate: 3 MB of full packets.
+const TRIAL_COPIES: u32 = 2000;
+/// Bytes that have passed the bottleneck per byte that arrived, at the most: of chance loss beyond 15 % nobody could
+/// make use.
+const CHANCE_LOSS_MAX: f64 = 1.0 / 0.85;
+/// So many packets more may have been lost by chance in any span.
+const CHANCE_PACKETS: f64 = 3.0;
 /// A path that was away longer than this comes back through admission.
 const AWAY_LONG: Duration = Duration::from_millis(700);
 
@@ -49,6 +56,8 @@ pub(crate) enum Content {
     Part(Key, Fragment),
     /// A trial of this many bytes of datagram.
     Probe(u16),
+    /// A copy whose loss alone is no reason to send the packet again.
+    Copy(Key),
     Skip(Box<[SkipRun]>, u8),
     /// Reports and heartbeats: the next one replaces a lost one.
     Other,
@@ -59,6 +68,8 @@ pub(crate) enum Content {
 struct Point {
     arrival: f64,
     milestone: Milestone,
+    /// The receiver's count of UDP payload bytes, modulo 2^32.
+    received: u32,
 }
 
 /// What the model allows until the next report.
@@ -87,6 +98,8 @@ pub(crate) struct PathSender {
     /// Had nothing to send since its last datagram: the next one follows a gap.
     pub(crate) dry: bool,
     pub(crate) parked: bool,
+    /// Copies that may still be sent to learn what the path can do while it is parked.
+    pub(crate) trial_left: u32,
     pub(crate) admitted: bool,
     /// Multiplies the silence margin; learned from stalls that were no deaths.
     pub(crate) patience: f64,
@@ -131,6 +144,7 @@ impl PathSender {
             closed: false,
             dry: true,
             parked: false,
+            trial_left: TRIAL_COPIES,
             admitted: true,
             patience: 1.0,
             lateness: 0.0,
@@ -244,6 +258,19 @@ impl PathSender {
         !self.flight.is_full() && (self.flight.bytes() as f64) < self.limits.in_flight_max
     }
 
+    /// Seconds by which the resends of this path's losses hold up a lane on average: a feedback time for each, as long as
+    /// no two are under way.
+    pub(crate) fn holdup(&self) -> f64 {
+        let feedback = self.delay.feedback_min();
+        let losses = self.load.loss() * self.rate.rate() / self.packet_bits();
+        (losses * feedback).min(1.0) * feedback
+    }
+
+    /// Whether it is parked without anybody knowing its rate.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.parked && self.trial_left > 0 && self.is_startup() && self.state == PathState::Up
+    }
+
     /// Whether what was sent seems to hang: feeding more would only add to it.
     pub(crate) fn is_stuck(&self) -> bool {
         self.delay.instant().max(self.lateness) > self.limits.stuck_above
@@ -326,7 +353,7 @@ impl PathSender {
                 feedback: (now - milestone.at).as_secs_f64(),
             },
         );
-        self.points.push_back(Point { arrival, milestone });
+        self.points.push_back(Point { arrival, milestone, received: report.received_bytes });
         while self.points.len() > 2 && arrival - self.points[1].arrival > 0.25 {
             self.points.pop_front();
         }
@@ -356,7 +383,14 @@ impl PathSender {
         if secs < 0.008 {
             return None;
         }
-        let bits = (end.milestone.cumulative - start.milestone.cumulative) as f64 * 8.0;
+        let wire = (end.milestone.cumulative - start.milestone.cumulative) as f64;
+        let headers = (end.milestone.seq - start.milestone.seq) as f64 * OUTER_HEADERS as f64;
+        // Lost packets have passed a bottleneck that loses by chance, but no more of them than chance explains: the
+        // rest was dropped before it, by a queue too short to show as delay.
+        let sent = (wire - headers).max(1.0);
+        let passed = f64::from(end.received.wrapping_sub(start.received)) * CHANCE_LOSS_MAX
+            + CHANCE_PACKETS * self.setup.datagram_max as f64;
+        let bits = wire * (passed / sent).min(1.0) * 8.0;
         Some(RateSample { rate: bits / secs, app_limited: end.milestone.gaps != start.milestone.gaps })
     }
 
@@ -403,6 +437,7 @@ impl PathSender {
         } else {
             self.rate.restart(now);
             self.admitted = false;
+            self.trial_left = self.trial_left.max(TRIAL_COPIES / 4);
         }
         self.points.clear();
         self.state = PathState::Up;

@@ -26,6 +26,10 @@ use crate::wire::{Fragment, Heartbeat, HeartbeatKind, PathId, Skip, SkipRun};
 const SKIP_RUNS_MAX: usize = 64;
 /// A skip is told at most this often; then the receiver's deadline has to do.
 const SKIP_SENDS_MAX: u8 = 3;
+/// What a resend that is lost again costs beyond the path's feedback time, seconds.
+const RESEND_AGAIN: f64 = 0.020;
+/// Loss that the path which lost a packet is charged with at the least: it may just have become bad.
+const RESEND_LOSS_MIN: f64 = 0.2;
 /// Above this priority the least delay counts, below the other only spare capacity is used.
 const URGENT_ABOVE: u8 = 200;
 const SPARE_BELOW: u8 = 50;
@@ -53,7 +57,13 @@ impl Sender {
             let p = &self.paths[i];
             // What a mode does not use although it could is limited by us, not by the path.
             let left_out = !adaptive && p.is_idle(self.config.ahead, now);
-            if !backlog || p.parked || !p.admitted || !p.is_live() || p.is_stuck() || left_out {
+            if !backlog
+                || (p.parked && !p.is_on_trial())
+                || !p.admitted
+                || !p.is_live()
+                || p.is_stuck()
+                || left_out
+            {
                 self.paths[i].dry = true;
             }
         }
@@ -126,19 +136,23 @@ impl Sender {
 
     /// Whether all due resends were sent.
     fn pump_resends(&mut self, now: Time) -> bool {
+        let age_max = self.resend_age_max();
         while let Some(key) = self.store.next() {
             let held = self.store.held(key);
             let old = held.last_path;
-            let expired = now - held.first_sent > self.config.resend_age_max || held.sends >= SENDS_MAX;
+            let expired = now - held.first_sent > age_max || held.sends >= SENDS_MAX;
             if expired || !self.config.resend {
                 self.store.pop();
                 self.give_up(key);
                 continue;
             }
             let last = held.sends + 1 == SENDS_MAX;
-            let Some(i) = self.kept_path(old, now).or_else(|| self.best_any(old, true, now)) else {
+            let bytes = held.packet.len() + DATA_OVERHEAD + OUTER_HEADERS;
+            let kept = self.kept_path(old, now);
+            if kept.is_none() && !self.usable().any(|i| !self.paths[i].flight.is_full()) {
                 return self.paths.iter().all(|p| !p.is_live());
-            };
+            }
+            let Some(i) = kept.or_else(|| self.resend_path(old, bytes, now)) else { return false };
             if !self.paths[i].is_free(self.config.ahead_sparse, now) {
                 self.policy.awaited |= 1 << i;
                 return false;
@@ -159,6 +173,29 @@ impl Sender {
             }
         }
         true
+    }
+
+    /// The path by which a resend is expected first, counting what another loss would cost: of the paths that are free,
+    /// unless the best of all will have sent everything that waits before any of these delivers. The path that lost it
+    /// is as good as its loss lets it be, but never the first choice while another is near.
+    fn resend_path(&self, old: PathId, bytes: usize, now: Time) -> Option<usize> {
+        let candidates = || self.usable().filter(|&i| !self.paths[i].flight.is_full());
+        let risk = |i: usize| {
+            let p = &self.paths[i];
+            let loss = p.load.loss().max(if p.id == old { RESEND_LOSS_MIN } else { 0.0 }).min(0.9);
+            loss / (1.0 - loss) * (p.delay.feedback() + RESEND_AGAIN)
+        };
+        let cost = |i: usize, bytes: usize| self.paths[i].arrival(bytes, now) + risk(i);
+        let best = candidates().min_by(|&a, &b| cost(a, bytes).total_cmp(&cost(b, bytes)))?;
+        let ahead = self.config.ahead_sparse;
+        if self.paths[best].is_free(ahead, now) {
+            return Some(best);
+        }
+        let wait = cost(best, self.store.queued() * bytes);
+        candidates()
+            .filter(|&i| self.paths[i].is_free(ahead, now) && cost(i, bytes) < wait)
+            .min_by(|&a, &b| cost(a, bytes).total_cmp(&cost(b, bytes)))
+            .or(Some(best))
     }
 
     fn pump_express(&mut self, now: Time) -> bool {
@@ -334,6 +371,9 @@ impl Sender {
         let key = self.store.hold(new, now);
         self.counters.packets_sent += 1;
         self.emit_data(i, key, Flags(0), now);
+        if verdict.ordered && self.config.mode == RoutingMode::Adaptive {
+            self.try_out(key, now);
+        }
         for j in members(std::mem::take(&mut self.policy.copies)) {
             self.store.retain(key);
             self.counters.broadcast += 1;
@@ -350,7 +390,28 @@ impl Sender {
         self.emit_data(i, key, Flags::DUPLICATE, now);
     }
 
+    /// Copies of bulk on parked paths of unknown rate, as fast as they take them.
+    fn try_out(&mut self, key: Key, now: Time) {
+        for j in 0..self.paths.len() {
+            let p = &mut self.paths[j];
+            let fits = p.is_on_trial()
+                && self.store.held(key).packet.len() + DATA_OVERHEAD <= p.setup.datagram_max
+                && p.is_open(self.config.ahead, now)
+                && p.has_room();
+            if fits {
+                p.trial_left -= 1;
+                self.store.retain(key);
+                self.counters.copied += 1;
+                self.emit_content(j, key, Content::Copy(key), Flags::DUPLICATE, now);
+            }
+        }
+    }
+
     fn emit_data(&mut self, i: usize, key: Key, flags: Flags, now: Time) {
+        self.emit_content(i, key, Content::Data(key), flags, now);
+    }
+
+    fn emit_content(&mut self, i: usize, key: Key, content: Content, flags: Flags, now: Time) {
         let held = self.store.held(key);
         let header = DataHeader {
             sent: now.stamp(),
@@ -366,7 +427,7 @@ impl Sender {
             self.emit_parts(i, key, flags, &head, count, now);
             return;
         }
-        self.paths[i].emit(FrameType::Data, flags, held.class, Content::Data(key), now, |slab| {
+        self.paths[i].emit(FrameType::Data, flags, held.class, content, now, |slab| {
             slab.extend_from_slice(&head);
             slab.extend_from_slice(&held.packet);
         });

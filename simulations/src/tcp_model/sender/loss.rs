@@ -6,6 +6,7 @@ use std::time::Duration;
 use mwb_proto::time::Time;
 
 use super::TcpSender;
+use crate::tcp_model::control::Transport;
 
 /// Reordering tolerated in packets before any was seen (RFC 8985: `DupThresh`).
 const DUP_THRESH: usize = 3;
@@ -31,6 +32,10 @@ impl TcpSender {
     /// whether anything was found.
     pub(super) fn detect_losses(&mut self, now: Time) -> bool {
         self.reo_at = None;
+        if self.options.transport == Transport::Quic {
+            let found = self.detect_by_packets(now);
+            return self.answer_losses(found);
+        }
         let Some(newest) = self.rack else { return false };
         let patient = self.reordering_seen || (self.recovery_point.is_none() && self.sacked < DUP_THRESH);
         let window = if patient {
@@ -59,10 +64,41 @@ impl TcpSender {
                 self.reo_at = Some(self.reo_at.map_or(due, |at| at.min(due)));
             }
         }
+        self.answer_losses(found)
+    }
+
+    /// RFC 9002, section 6.1: three later packets have arrived, or one and 9/8 of a round trip is over.
+    fn detect_by_packets(&mut self, now: Time) -> bool {
+        let wait = self.srtt.unwrap_or(Duration::ZERO).max(self.rack_rtt) * 9 / 8;
+        let mut found = false;
+        for sent in &mut self.sent {
+            if sent.order >= self.newest_order {
+                if sent.first_retransmit.is_none() {
+                    break; // First sendings are in order of time.
+                }
+                continue;
+            }
+            if !sent.is_in_flight() {
+                continue;
+            }
+            let due = sent.at + wait;
+            if self.newest_order - sent.order >= DUP_THRESH as u32 || due <= now {
+                sent.lost = true;
+                self.in_flight -= 1;
+                self.lost += 1;
+                found = true;
+            } else {
+                self.reo_at = Some(self.reo_at.map_or(due, |at| at.min(due)));
+            }
+        }
+        found
+    }
+
+    fn answer_losses(&mut self, found: bool) -> bool {
         if found && self.recovery_point.is_none() {
             self.prr = Prr { flight: self.sent.len() - self.sacked, ..Prr::default() };
             self.enter_recovery();
-            self.cubic.on_congestion();
+            self.control.on_congestion();
             self.force = true;
             self.stats.recoveries += 1;
         }
@@ -70,7 +106,7 @@ impl TcpSender {
     }
 
     fn enter_recovery(&mut self) {
-        self.saved = Some(self.cubic);
+        self.saved = Some(self.control);
         self.recovery_point = Some(self.next);
         self.probe_at = None;
     }
@@ -87,8 +123,13 @@ impl TcpSender {
 
     /// The last cut was a mistake: nothing had been lost.
     pub(super) fn undo(&mut self) {
+        if self.options.transport == Transport::Quic {
+            return;
+        }
         let Some(saved) = self.saved.take() else { return };
-        self.cubic = saved;
+        if self.control.heeds_loss() {
+            self.control = saved;
+        }
         self.stats.undone += 1;
         self.reordering_seen = true;
         for sent in &mut self.sent {
@@ -128,7 +169,7 @@ impl TcpSender {
             }
         }
         if self.backoff == 0 {
-            self.cubic.on_timeout();
+            self.control.on_timeout();
         }
         self.force = true;
         self.backoff += 1;

@@ -1,0 +1,130 @@
+//! The bond on links with names: the figures that a change to its algorithms must not make worse.
+//!
+//! `cargo run --release -p mwb-sim --example profiles` runs each profile with several seeds under virtual time and prints
+//! the mean goodput, its share of the raw links' sum and of the best link in the same tunnel, and the echo's 95 %. With
+//! words as arguments only the profiles whose names contain one of them; `trace` as first argument prints the bond's state.
+
+use std::time::Duration;
+
+use mwb_sim::bond_sim::{Action, Scenario, SimBond};
+use mwb_sim::tcp_model::Transport;
+use mwb_sim::wan::{DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
+
+/// Runs of each profile.
+const SEEDS: std::ops::Range<u64> = 1..6;
+/// Virtual seconds of each.
+const SECONDS: u64 = 20;
+
+/// A link by rate and round-trip time.
+fn link(mbit: f64, rtt_ms: u64) -> LinkSpec {
+    LinkSpec::symmetric(format!("{mbit}/{rtt_ms}"), DirectionSpec::mbit(mbit).delay_ms(rtt_ms / 2))
+}
+
+fn with(mut link: LinkSpec, change: impl Fn(&mut DirectionSpec)) -> LinkSpec {
+    change(&mut link.up);
+    change(&mut link.down);
+    link
+}
+
+fn lossy(mbit: f64, rtt_ms: u64, loss: f64) -> LinkSpec {
+    with(link(mbit, rtt_ms), |d| d.loss = loss)
+}
+
+/// Downwards as recorded, upwards half of that.
+fn traced(trace: Trace, rtt_ms: u64, queue: usize) -> LinkSpec {
+    let up = DirectionSpec::mbit(trace.mean_rate() as f64 * 0.5e-6).delay_ms(rtt_ms / 2);
+    let down = DirectionSpec::traced(trace).delay_ms(rtt_ms / 2).queue(QueueLimit::Bytes(queue));
+    LinkSpec::new("recorded", up, down)
+}
+
+fn transport(mut scenario: Scenario, transport: Transport) -> Scenario {
+    scenario.flows[0].transport = transport;
+    scenario
+}
+
+fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
+    let minute = Duration::from_secs(60);
+    let three = || Scenario::new(vec![link(50.0, 10), link(20.0, 40), link(10.0, 80)]);
+    let reorders = |d: &mut DirectionSpec| {
+        d.jitter = Duration::from_millis(6);
+        d.jitter_reorders = true;
+    };
+    let policed = |d: &mut DirectionSpec| d.queue = QueueLimit::Bytes(20_000);
+    vec![
+        ("two", Scenario::new(vec![link(50.0, 10), link(20.0, 40)])),
+        ("three", three()),
+        ("three, BBR", transport(three(), Transport::Bbr)),
+        ("three, QUIC", transport(three(), Transport::Quic)),
+        ("lossy", Scenario::new(vec![lossy(30.0, 30, 0.01), lossy(30.0, 60, 0.02), lossy(15.0, 100, 0.005)])),
+        ("lossy 2 %", Scenario::new(vec![lossy(30.0, 30, 0.02), lossy(30.0, 60, 0.02)])),
+        ("near and lossy", Scenario::new(vec![link(0.7, 6), lossy(40.0, 80, 0.05)])),
+        ("big", Scenario::new(vec![link(300.0, 10), link(80.0, 30)])),
+        ("equal", Scenario::new(vec![link(25.0, 20); 4])),
+        ("eight", Scenario::new((0..8).map(|i| link(12.0, 10 + 20 * i)).collect())),
+        ("reordering", Scenario::new(vec![with(link(30.0, 30), reorders), with(link(20.0, 50), reorders)])),
+        ("policer", Scenario::new(vec![with(link(20.0, 20), policed), link(20.0, 20)])),
+        ("useless", Scenario::new(vec![link(50.0, 10), link(1.0, 600)])),
+        ("return", three().at(6000, Action::Cut(2)).at(10_000, Action::Restore(2))),
+        (
+            "starlink, lte, lte",
+            Scenario::new(vec![
+                traced(Trace::starlink(150.0, minute, seed), 40, 1_500_000),
+                traced(Trace::lte(30.0, minute, seed + 100), 60, 400_000),
+                traced(Trace::lte(15.0, minute, seed + 200), 70, 250_000),
+            ]),
+        ),
+    ]
+}
+
+#[expect(clippy::print_stdout, reason = "a program's answer")]
+fn main() {
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    let trace = wanted.first().is_some_and(|word| word == "trace");
+    if trace {
+        wanted.remove(0);
+    }
+    let length = Duration::from_secs(SECONDS);
+    println!(
+        "{:20} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10}",
+        "profile", "Mbit/s", "of sum", "of bound", "of best", "least", "echo p95"
+    );
+    for (index, (name, _)) in profiles(0).into_iter().enumerate() {
+        if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word)) {
+            continue;
+        }
+        let (mut got, mut sum, mut bound, mut best, mut least, mut echo) =
+            (0.0, 0.0, 0.0, 0.0, f64::MAX, Duration::ZERO);
+        for seed in SEEDS {
+            let mut scenario = profiles(seed).swap_remove(index).1;
+            if trace && seed == SEEDS.start {
+                scenario.trace_every = Some(Duration::from_millis(100));
+            }
+            let report = SimBond::new(scenario.clone(), seed).run(length);
+            report.trace.iter().for_each(|line| println!("{line}"));
+            if trace && seed == SEEDS.start {
+                println!("{report}");
+            }
+            report.violations.iter().for_each(|text| println!("VIOLATED {text}"));
+            let goodput = report.way_mbit(Way::Down, scenario.warmup);
+            let alone = (0..scenario.links.len()).map(|link| {
+                SimBond::new(scenario.only(link), seed).run(length).way_mbit(Way::Down, scenario.warmup)
+            });
+            let alone = alone.fold(0.0, f64::max);
+            let limit = scenario.bound_mbit(Way::Down, scenario.warmup, length).all;
+            got += goodput;
+            bound += limit;
+            sum += limit / 0.956;
+            best += alone;
+            least = f64::min(least, goodput / alone);
+            echo = echo.max(report.echo.map(|echo| echo.p95).unwrap_or_default());
+        }
+        let runs = (SEEDS.end - SEEDS.start) as f64;
+        println!(
+            "{name:20} {:8.1} {:8.3} {:8.3} {:8.3} {least:10.3} {echo:>10.1?}",
+            got / runs,
+            got / sum,
+            got / bound,
+            got / best
+        );
+    }
+}

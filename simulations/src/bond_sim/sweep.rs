@@ -1,0 +1,136 @@
+//! Many made-up bonds, each compared with each of its links alone and with what the links could carry.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Bound, Scenario, SimBond, SimReport};
+use crate::wan::Way;
+
+/// One way of one bond.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The seed of the scenario and of the runs.
+    pub seed: u64,
+    /// Which way.
+    pub way: Way,
+    /// Goodput after the warm-up, Mbit/s.
+    pub got: f64,
+    /// The same of the same tunnel over each link alone.
+    pub alone: Vec<f64>,
+    /// What cannot be exceeded.
+    pub bound: Bound,
+    /// 95 % of the echo's round trips are shorter.
+    pub echo_p95: Duration,
+}
+
+impl Comparison {
+    /// Goodput as a share of the best link's alone; 1 when none carried anything.
+    pub fn of_best(&self) -> f64 {
+        let best = self.alone.iter().copied().fold(0.0, f64::max);
+        if best > 0.0 { self.got / best } else { 1.0 }
+    }
+
+    /// Goodput as a share of the fluid bound of the near links; 1 when that is nothing.
+    pub fn of_bound(&self) -> f64 {
+        if self.bound.near > 0.0 { self.got / self.bound.near } else { 1.0 }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:5.2} of best {:5.2} of sum {:5.2} of bound {:5.2} of all, seed {} {:?}: {:.2} of {:.2?} Mbit/s, echo p95 {:.0?}",
+            self.of_best(),
+            self.got / self.alone.iter().sum::<f64>(),
+            self.of_bound(),
+            self.got / self.bound.all,
+            self.seed,
+            self.way,
+            self.got,
+            self.alone,
+            self.echo_p95
+        )
+    }
+}
+
+/// What a sweep found.
+#[derive(Clone, Debug, Default)]
+pub struct Sweep {
+    /// Every way with an endless flow, the worst against its best link first.
+    pub comparisons: Vec<Comparison>,
+    /// Broken invariants and connections that got nowhere, by seed.
+    pub broken: Vec<(u64, String)>,
+}
+
+impl Sweep {
+    /// Runs the bonds of these seeds for `length` each, on all cores. The result does not depend on their number.
+    pub fn run(seeds: std::ops::Range<u64>, length: Duration) -> Self {
+        let next = AtomicU64::new(seeds.start);
+        let found = Mutex::new(Self::default());
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        std::thread::scope(|scope| {
+            for _ in 0..cores {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= seeds.end {
+                            return;
+                        }
+                        let one = Self::one(seed, length);
+                        let mut all = found.lock().unwrap_or_else(PoisonError::into_inner);
+                        all.comparisons.extend(one.comparisons);
+                        all.broken.extend(one.broken);
+                    }
+                });
+            }
+        });
+        let mut all = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        all.broken.sort();
+        all.comparisons.sort_by_key(|c| c.seed);
+        all.comparisons.sort_by(|a, b| a.of_best().total_cmp(&b.of_best()));
+        all
+    }
+
+    fn one(seed: u64, length: Duration) -> Self {
+        let scenario = Scenario::random(seed);
+        let run = |scenario| SimBond::new(scenario, seed).run(length);
+        let bond = run(scenario.clone());
+        let mut found = Self::default();
+        found.broken.extend(bond.violations.iter().map(|text| (seed, text.clone())));
+        if bond.flows.iter().any(|flow| flow.bytes == 0) {
+            found.broken.push((seed, "a connection got nowhere".to_owned()));
+        }
+        // Transfers that end leave nothing to compare.
+        let endless = |way: Way| scenario.flows.iter().any(|flow| flow.way == way && flow.bytes.is_none());
+        let ways: Vec<Way> = [Way::Down, Way::Up].into_iter().filter(|&way| endless(way)).collect();
+        if ways.is_empty() {
+            return found;
+        }
+        let alone: Vec<SimReport> = (0..scenario.links.len()).map(|link| run(scenario.only(link))).collect();
+        found.comparisons.extend(ways.into_iter().map(|way| Comparison {
+            seed,
+            way,
+            got: bond.way_mbit(way, scenario.warmup),
+            alone: alone.iter().map(|report| report.way_mbit(way, scenario.warmup)).collect(),
+            bound: scenario.bound_mbit(way, scenario.warmup, length),
+            echo_p95: bond.echo.as_ref().map(|echo| echo.p95).unwrap_or_default(),
+        }));
+        found
+    }
+
+    /// Share of the comparisons in which the bond reached `tolerance` of its best link.
+    pub fn share_at_best(&self, tolerance: f64) -> f64 {
+        let good = self.comparisons.iter().filter(|c| c.of_best() >= tolerance).count();
+        good as f64 / self.comparisons.len().max(1) as f64
+    }
+
+    /// Median of the share of the fluid bound.
+    pub fn median_of_bound(&self) -> f64 {
+        let mut shares: Vec<f64> = self.comparisons.iter().map(Comparison::of_bound).collect();
+        shares.sort_by(f64::total_cmp);
+        shares.get(shares.len() / 2).copied().unwrap_or(1.0)
+    }
+}
