@@ -6,6 +6,7 @@
 //! frame.
 
 mod heartbeat;
+mod parity;
 mod refusal;
 mod report;
 mod segments;
@@ -21,6 +22,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use heartbeat::{Heartbeat, HeartbeatKind};
+pub use parity::{LANE_PROTECTED, PROTECTED_LANES, Parity, protected_index, protected_lane};
 pub use refusal::Refusal;
 pub use report::{MissingRange, PathReport, Report};
 pub use segments::{Segments, segments};
