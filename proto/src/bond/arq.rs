@@ -31,6 +31,10 @@ pub(crate) struct Held {
     pub(crate) sends: u8,
     /// Datagrams in flight that carry it, plus one while it is queued for resending.
     refs: u8,
+    /// The block that protects it.
+    pub(crate) block: Option<u64>,
+    /// It went by several paths at once: it is lost when all of them have lost it.
+    pub(crate) duplicated: bool,
     /// Some copy arrived.
     pub(crate) delivered: bool,
 }
@@ -53,6 +57,7 @@ pub(crate) struct NewHeld {
     pub(crate) ordered: bool,
     pub(crate) class: Class,
     pub(crate) path: PathId,
+    pub(crate) block: Option<u64>,
 }
 
 impl ResendStore {
@@ -69,6 +74,8 @@ impl ResendStore {
             last_path: new.path,
             sends: 1,
             refs: 1,
+            block: new.block,
+            duplicated: false,
             delivered: false,
         };
         match self.idle.pop() {
@@ -170,6 +177,7 @@ mod tests {
             ordered: true,
             class: Class::BestEffort,
             path: PathId(0),
+            block: None,
         }
     }
 

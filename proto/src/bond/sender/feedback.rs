@@ -67,6 +67,7 @@ impl Sender {
                     self.events.push_back(SenderEvent::PathState { path: p.id, state: PathState::Up });
                 }
             }
+            p.note_random_loss(out.acked_packets, out.lost_packets, out.spurious, now);
             p.update_limits(now);
             self.settle(&mut out, now);
         }
@@ -79,9 +80,18 @@ impl Sender {
     /// Lets go of what arrived and queues what was lost.
     fn settle(&mut self, out: &mut Resolution<Content>, now: Time) {
         for content in out.acked.drain(..) {
-            if let Content::Data(key) = content {
-                self.store.held_mut(key).delivered = true;
-                self.store.release(key);
+            match content {
+                Content::Data(key) => {
+                    let held = self.store.held_mut(key);
+                    let block = held.block.filter(|_| !held.delivered);
+                    held.delivered = true;
+                    self.store.release(key);
+                    if let Some(block) = block {
+                        self.shard_arrived(block, now);
+                    }
+                }
+                Content::Parity(block) => self.shard_arrived(block, now),
+                Content::Skip(..) | Content::Other => {}
             }
         }
         self.requeue_lost(&mut out.lost, now);
@@ -93,13 +103,11 @@ impl Sender {
                 Content::Data(key) => {
                     let held = self.store.held(key);
                     // Of a broadcast packet another copy is on its way as long as one is.
-                    let covered = self.config.mode == RoutingMode::Broadcast && self.store.is_shared(key);
-                    if held.delivered || covered {
+                    let copied = self.config.mode == RoutingMode::Broadcast || held.duplicated;
+                    if held.delivered || (copied && self.store.is_shared(key)) {
                         self.store.release(key);
-                    } else if now - held.first_sent > self.config.resend_age_max || !self.config.resend {
-                        self.give_up(key);
-                    } else {
-                        self.store.queue(key);
+                    } else if !held.block.is_some_and(|block| self.packet_lost(key, block, now)) {
+                        self.resend_lost(key, now);
                     }
                 }
                 Content::Skip(runs, sends) => {
@@ -107,8 +115,21 @@ impl Sender {
                         self.push_skip(run, sends);
                     }
                 }
+                Content::Parity(block) => self.parity_lost(block, now),
                 Content::Other => {}
             }
+        }
+    }
+
+    /// Queues a lost packet for another sending, if it is worth one.
+    pub(super) fn resend_lost(&mut self, key: Key, now: Time) {
+        let held = self.store.held(key);
+        if held.delivered {
+            self.store.release(key);
+        } else if now - held.first_sent > self.config.resend_age_max || !self.config.resend {
+            self.give_up(key);
+        } else {
+            self.store.queue(key);
         }
     }
 
@@ -188,7 +209,7 @@ impl Sender {
             .unseen(COPY_MAX)
             .filter_map(|c| match c {
                 Content::Data(key) => Some(*key),
-                Content::Skip(..) | Content::Other => None,
+                Content::Skip(..) | Content::Parity(_) | Content::Other => None,
             })
             .collect();
         for key in keys {
@@ -196,18 +217,19 @@ impl Sender {
             if held.delivered || held.sends > 1 || held.last_path != from {
                 continue;
             }
-            let Some(j) = self.copy_target(i) else { return };
+            let Some(j) = self.copy_target(i, self.store.held(key).packet.len()) else { continue };
             self.store.retain(key);
             self.counters.copied += 1;
             self.emit_copy(j, key, now);
         }
     }
 
-    fn copy_target(&self, not: usize) -> Option<usize> {
+    fn copy_target(&self, not: usize, len: usize) -> Option<usize> {
         (0..self.paths.len())
             .filter(|&j| {
                 let p = &self.paths[j];
-                j != not && p.state == PathState::Up && !p.flight.is_full() && p.fits_batch()
+                let able = p.state == PathState::Up && !p.flight.is_full() && p.fits_batch();
+                j != not && able && self.fits(j, len)
             })
             .min_by(|&a, &b| {
                 let cost = |j: usize| {

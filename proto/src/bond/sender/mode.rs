@@ -374,7 +374,7 @@ impl Sender {
 
     /// Where a lost packet goes again in the modes that keep to a path; `None` leaves it to the
     /// earliest arrival.
-    pub(super) fn kept_path(&mut self, last: PathId, now: Time) -> Option<usize> {
+    pub(super) fn kept_path(&mut self, last: PathId, len: usize, now: Time) -> Option<usize> {
         let usable = self.usable_set();
         let i = match self.config.mode {
             RoutingMode::LeastLatency => self.quickest(usable),
@@ -382,7 +382,7 @@ impl Sender {
             RoutingMode::PerFlow => members(usable).find(|&i| self.paths[i].id == last),
             _ => None,
         };
-        i.filter(|&i| !self.paths[i].flight.is_full())
+        i.filter(|&i| !self.paths[i].flight.is_full() && self.fits(i, len))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::bond::arq::{Key, NewHeld, SENDS_MAX};
 use crate::bond::classify::Verdict;
 use crate::bond::sender::mode::{RoutingMode, members};
 use crate::bond::sender::path::{Content, OUTER_HEADERS};
+use crate::bond::sender::repair::Care;
 use crate::bond::sender::{LANE_UNORDERED, LANES, Sender};
 use crate::buf::PacketBuf;
 use crate::time::Time;
@@ -38,11 +39,12 @@ impl Sender {
         // Each goes as far as it can: what waits for one path must not keep the others idle. Nothing
         // is overtaken on the path it waits for, because bulk may book less far ahead.
         let resends = self.pump_resends(now);
+        let parity = self.pump_parity(now);
         let express = self.pump_express(now);
         if !express {
             self.policy.awaited = u64::MAX;
         }
-        let blocked = !self.pump_queue(now) || !express || !resends;
+        let blocked = !self.pump_queue(now) || !express || !resends || !parity;
         if blocked {
             self.wake_at = self.next_opening(now);
         }
@@ -105,7 +107,7 @@ impl Sender {
 
     fn pump_skips(&mut self, now: Time) {
         while !self.skips.is_empty() {
-            let Some(i) = self.best_any(PathId(0), false, now) else { return };
+            let Some(i) = self.best_any(PathId(0), false, 0, now) else { return };
             let n = self.skips.len().min(SKIP_RUNS_MAX);
             let sends = self.skips.iter().take(n).map(|s| s.1).max().unwrap_or(0);
             let runs: Vec<SkipRun> = self.skips.drain(..n).map(|s| s.0).collect();
@@ -135,8 +137,19 @@ impl Sender {
                 continue;
             }
             let last = held.sends + 1 == SENDS_MAX;
-            let Some(i) = self.kept_path(old, now).or_else(|| self.best_any(old, true, now)) else {
-                return self.paths.iter().all(|p| !p.is_live());
+            let len = held.packet.len();
+            let path = self.kept_path(old, len, now).or_else(|| self.best_any(old, true, len, now));
+            let Some(i) = path else {
+                if (0..self.paths.len()).any(|i| self.paths[i].is_live() && self.fits(i, len)) {
+                    return false;
+                }
+                if self.paths.iter().any(|p| p.is_live()) {
+                    // No path that is left can carry it.
+                    self.store.pop();
+                    self.give_up(key);
+                    continue;
+                }
+                return true;
             };
             if !self.paths[i].is_free(self.config.ahead_sparse, now) {
                 self.policy.awaited |= 1 << i;
@@ -147,7 +160,7 @@ impl Sender {
             // The queue's reference becomes the datagram's.
             self.emit_copy(i, key, now);
             let second = if last && !self.config.mode.keeps_to_path() {
-                self.best_any(self.paths[i].id, true, now)
+                self.best_any(self.paths[i].id, true, len, now)
             } else {
                 None
             };
@@ -303,11 +316,11 @@ impl Sender {
     }
 
     /// Earliest arrival among all live paths, another than `old` if there is one.
-    fn best_any(&self, old: PathId, avoid: bool, now: Time) -> Option<usize> {
+    fn best_any(&self, old: PathId, avoid: bool, len: usize, now: Time) -> Option<usize> {
         let pick = |skip_old: bool| {
             self.usable()
                 .filter(|&i| !skip_old || self.paths[i].id != old)
-                .filter(|&i| !self.paths[i].flight.is_full())
+                .filter(|&i| !self.paths[i].flight.is_full() && self.fits(i, len))
                 .min_by(|&a, &b| {
                     self.paths[a].arrival(1500, now).total_cmp(&self.paths[b].arrival(1500, now))
                 })
@@ -316,9 +329,24 @@ impl Sender {
     }
 
     fn emit_first(&mut self, i: usize, packet: PacketBuf, verdict: Verdict, now: Time) {
-        let p = &self.paths[i];
-        if packet.len() + DATA_OVERHEAD > p.setup.datagram_max {
+        if !self.fits(i, packet.len()) {
             self.counters.dropped_invalid += 1;
+            return;
+        }
+        let care = self.care(i, &verdict, packet.len());
+        let (i, copies) = match care {
+            Care::Copies(mode) => self.copies(i, mode, packet.len(), now),
+            Care::Resend | Care::Parity => (i, 0),
+        };
+        if care == Care::Parity {
+            let (lane, lane_seq, block) = self.protect(i, verdict.class, &packet, now);
+            let path = self.paths[i].id;
+            let (class, block) = (verdict.class, Some(block));
+            let new = NewHeld { packet, lane, lane_seq, ordered: false, class, path, block };
+            let key = self.store.hold(new, now);
+            self.counters.packets_sent += 1;
+            self.emit_data(i, key, Flags::FEC, now);
+            self.close_full(class, now);
             return;
         }
         let lane = if verdict.ordered { (verdict.flow.0 % u64::from(LANES)) as u16 } else { LANE_UNORDERED };
@@ -328,13 +356,14 @@ impl Sender {
         };
         let lane_seq = *counter;
         *counter = (lane_seq + 1) & 0xff_ffff;
-        let path = p.id;
-        let new = NewHeld { packet, lane, lane_seq, ordered: verdict.ordered, class: verdict.class, path };
+        let (path, class, ordered) = (self.paths[i].id, verdict.class, verdict.ordered);
+        let new = NewHeld { packet, lane, lane_seq, ordered, class, path, block: None };
         let key = self.store.hold(new, now);
         self.counters.packets_sent += 1;
         self.emit_data(i, key, Flags(0), now);
+        self.emit_duplicates(copies, key, now);
         for j in members(std::mem::take(&mut self.policy.copies)) {
-            if self.store.held(key).packet.len() + DATA_OVERHEAD <= self.paths[j].setup.datagram_max {
+            if self.fits(j, self.store.held(key).packet.len()) {
                 self.store.retain(key);
                 self.counters.broadcast += 1;
                 self.emit_data(j, key, Flags::DUPLICATE, now);
@@ -351,7 +380,12 @@ impl Sender {
         self.emit_data(i, key, Flags::DUPLICATE, now);
     }
 
-    fn emit_data(&mut self, i: usize, key: Key, flags: Flags, now: Time) {
+    /// Whether an inner packet of `len` bytes fits into a datagram of path `i`.
+    pub(super) fn fits(&self, i: usize, len: usize) -> bool {
+        len + DATA_OVERHEAD <= self.paths[i].setup.datagram_max
+    }
+
+    pub(super) fn emit_data(&mut self, i: usize, key: Key, flags: Flags, now: Time) {
         let held = self.store.held(key);
         let header = DataHeader {
             sent: now.stamp(),
