@@ -21,5 +21,11 @@ pub use code::{DecodeJob, Decoded, EncodeJob, Encoded, FecCodec, FecDone, FecJob
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::{Block, Standing};
 
+use crate::wire::Parity;
+use crate::wire::v2::{CLEAR_LEN, TAG_LEN};
+
+/// What a parity datagram costs beyond the longest packet of its block, bytes.
+pub const PARITY_OVERHEAD: usize = CLEAR_LEN + Parity::LEN + Parity::SHARD_HEADER + TAG_LEN;
+
 #[cfg(test)]
 mod tests;

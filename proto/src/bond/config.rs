@@ -117,6 +117,20 @@ pub enum FecMode {
     Adaptive,
 }
 
+impl FecMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Adaptive, Self::Enabled, Self::Off];
+
+    /// Its name in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Enabled => "enabled",
+            Self::Adaptive => "adaptive",
+        }
+    }
+}
+
 /// Settings of parity.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FecConfig {
@@ -153,6 +167,22 @@ pub enum DuplicationMode {
     Fastest,
     /// The two of least loss x delay.
     Best,
+}
+
+impl DuplicationMode {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Off, Self::First, Self::Fastest, Self::Best];
+
+    /// Its name in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::First => "first",
+            Self::Fastest => "fastest",
+            Self::Best => "best",
+        }
+    }
 }
 
 /// A set of classes.

@@ -96,6 +96,15 @@ pub struct DecodeJob {
     pub shards: Vec<Option<Vec<u8>>>,
 }
 
+impl DecodeJob {
+    /// The result when nobody does the job.
+    pub fn abandoned(&self) -> Decoded {
+        let data = self.shards.iter().take(usize::from(self.data));
+        let failed = data.filter(|shard| shard.is_none()).count() as u32;
+        Decoded { lane: self.lane, incarnation: self.incarnation, packets: Vec::new(), failed }
+    }
+}
+
 /// What was rebuilt of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
@@ -164,12 +173,7 @@ impl FecCodec {
     pub fn decode(&mut self, mut job: DecodeJob) -> Decoded {
         let data = usize::from(job.data).min(job.shards.len());
         let missing: Vec<usize> = (0..data).filter(|&i| job.shards[i].is_none()).collect();
-        let mut done = Decoded {
-            lane: job.lane,
-            incarnation: job.incarnation,
-            packets: Vec::new(),
-            failed: missing.len() as u32,
-        };
+        let mut done = job.abandoned();
         let Ok(parity) = u8::try_from(job.shards.len() - data) else { return done };
         let Some(code) = self.code(job.data, parity) else { return done };
         if code.reconstruct_data(&mut job.shards).is_err() {

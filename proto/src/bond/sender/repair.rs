@@ -27,13 +27,11 @@ use crate::bond::sender::mode::{RoutingMode, members};
 use crate::bond::sender::path::{Content, PathSender};
 use crate::bond::snapshot::PathState;
 use crate::fec::plan::parity_for;
-use crate::fec::{Block, EncodeJob, Encoded, FecJob, Standing};
+use crate::fec::{Block, EncodeJob, Encoded, FecJob, PARITY_OVERHEAD, Standing};
 use crate::time::Time;
 use crate::wire::v2::{CLEAR_LEN, Class, Flags, FrameType, TAG_LEN};
 use crate::wire::{LANE_PROTECTED, PROTECTED_LANES, Parity, protected_lane};
 
-/// What a parity datagram costs beyond the longest packet of its block.
-const PARITY_OVERHEAD: usize = CLEAR_LEN + Parity::LEN + Parity::SHARD_HEADER + TAG_LEN;
 /// Share of packets that may stay lost in spite of adaptive parity.
 const RESIDUAL: f64 = 5e-5;
 /// The loss is taken for this much more than measured: it is measured from few packets.
