@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use mwb_proto::bond::FecMode;
+use mwb_proto::bond::{Classes, DuplicationConfig, DuplicationMode, FecMode};
+use mwb_proto::wire::v2::Class;
 use mwb_sim::bond_sim::{Action, EchoSpec, Scenario, SimBond, SimReport};
 use mwb_sim::wan::{DirectionSpec, LinkSpec};
 
@@ -101,6 +102,41 @@ fn a_clean_bond_gets_no_parity_at_all() {
             assert_eq!((sender.parity_sent, sender.protected, sender.duplicated), (0, 0, 0), "seed {seed}");
         }
     }
+}
+
+/// Three paths, of which the two nearest are not the two best: what each mode copies, and where.
+#[test]
+fn each_duplication_mode_copies_to_its_own_paths() {
+    let link = |name: &str, delay_ms, loss| {
+        LinkSpec::symmetric(name, DirectionSpec::mbit(20.0).delay_ms(delay_ms).loss(loss))
+    };
+    let run_as = |mode| {
+        let mut scenario =
+            Scenario::new(vec![link("near", 10, 0.02), link("lossy", 20, 0.05), link("far", 35, 0.0)]);
+        scenario.flows.clear();
+        scenario.sender.duplication = DuplicationConfig { mode, classes: Classes::of(&[Class::BestEffort]) };
+        scenario.sender.resend = false;
+        scenario.sender.fec.mode = FecMode::Off;
+        // Long enough for the loss to be known; packets few enough for the first path to be the nearest.
+        let report = run(scenario, 5, 40);
+        show(&format!("{mode:?}"), &report);
+        let sender = &report.edge.sender;
+        let copies: Vec<u64> = sender.paths.iter().map(|path| path.duplicates).collect();
+        assert_eq!(copies.iter().sum::<u64>(), sender.duplicated);
+        (sender.packets_sent, copies, lost(&report))
+    };
+    let (sent, copies, off) = run_as(DuplicationMode::Off);
+    assert_eq!(copies, [0, 0, 0], "of {sent}");
+    let (sent, copies, first) = run_as(DuplicationMode::First);
+    assert!(
+        copies.iter().sum::<u64>() > 19 * sent / 10 && copies[1] > 0 && copies[2] > 0,
+        "{copies:?} of {sent}"
+    );
+    let (sent, copies, fastest) = run_as(DuplicationMode::Fastest);
+    assert!(copies[1] > 9 * sent / 10 && copies[2] < sent / 10, "{copies:?} of {sent}");
+    let (sent, copies, best) = run_as(DuplicationMode::Best);
+    assert!(copies[2] > 8 * sent / 10 && copies[1] < sent / 10, "{copies:?} of {sent}");
+    assert!(off > 0.02 && fastest < 0.006 && first < 0.002 && best < 0.002, "{off} {first} {fastest} {best}");
 }
 
 /// Parity is sized by the loss: it comes with it and ends with it.

@@ -1,6 +1,6 @@
 //! The arithmetic: Reed-Solomon over GF(2^8), a block at a time.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
@@ -139,7 +139,7 @@ pub enum FecDone {
 /// Does the arithmetic. Holds only codes that it has used before; any codec can do any job.
 #[derive(Default)]
 pub struct FecCodec {
-    codes: HashMap<(u8, u8), ReedSolomon>,
+    codes: BTreeMap<(u8, u8), ReedSolomon>,
 }
 
 impl FecCodec {
@@ -198,8 +198,8 @@ impl FecCodec {
             self.codes.clear();
         }
         match self.codes.entry((data, parity)) {
-            std::collections::hash_map::Entry::Occupied(known) => Some(known.into_mut()),
-            std::collections::hash_map::Entry::Vacant(place) => {
+            std::collections::btree_map::Entry::Occupied(known) => Some(known.into_mut()),
+            std::collections::btree_map::Entry::Vacant(place) => {
                 let code = ReedSolomon::new(usize::from(data), usize::from(parity)).ok()?;
                 Some(place.insert(code))
             }

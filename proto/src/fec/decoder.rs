@@ -4,7 +4,7 @@
 //! Bounds: packets remembered by bytes and age, blocks by number and age, jobs by number. Parity about packets that
 //! are long gone, of another incarnation, or that contradicts what is known of its block, is refused and counted.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::buf::{BufPool, PacketBuf};
@@ -69,7 +69,7 @@ pub(crate) struct Decoder {
     pool: Option<BufPool>,
     incarnation: Option<u8>,
     newest: [Option<u32>; PROTECTED_LANES],
-    kept: HashMap<Place, PacketBuf>,
+    kept: BTreeMap<Place, PacketBuf>,
     kept_order: VecDeque<(Place, Time)>,
     kept_bytes: usize,
     blocks: BTreeMap<Place, Block>,
@@ -87,7 +87,7 @@ impl Decoder {
             pool: None,
             incarnation: None,
             newest: [None; PROTECTED_LANES],
-            kept: HashMap::new(),
+            kept: BTreeMap::new(),
             kept_order: VecDeque::new(),
             kept_bytes: 0,
             blocks: BTreeMap::new(),

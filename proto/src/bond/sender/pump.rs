@@ -329,10 +329,11 @@ impl Sender {
     }
 
     fn emit_first(&mut self, i: usize, packet: PacketBuf, verdict: Verdict, now: Time) {
-        if !self.fits(i, packet.len()) {
+        let roomy = || self.best_any(PathId(0), false, packet.len(), now);
+        let Some(i) = Some(i).filter(|&i| self.fits(i, packet.len())).or_else(roomy) else {
             self.counters.dropped_invalid += 1;
             return;
-        }
+        };
         let care = self.care(i, &verdict, packet.len());
         let (i, copies) = match care {
             Care::Copies(mode) => self.copies(i, mode, packet.len(), now),
