@@ -12,6 +12,7 @@ pub mod clock;
 pub mod control;
 pub mod discovery;
 pub mod driver;
+pub mod fec_codec;
 pub mod health_probe;
 pub mod host;
 pub mod identity;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mwb_proto::bond::{Receiver, ReceiverConfig};
 use mwb_proto::buf::PacketBuf;
+use mwb_proto::fec::FecJob;
 use mwb_proto::time::Time;
 
 use crate::channel::BatchQueue;
@@ -104,11 +105,18 @@ impl ReorderDriver {
                         }
                     }
                 }
+                Some(Received::Decoded(decoded)) => self.receiver.handle_decoded(decoded, now),
                 Some(Received::Reset(path)) => self.receiver.reset_path(path, now),
                 None => break,
             }
         }
         self.receiver.handle_timeout(now);
+        while let Some(job) = self.receiver.poll_fec_job() {
+            // A codec that is behind: the packets stay lost, and are counted as failed.
+            if let Err(FecJob::Decode(job)) = session.fec_jobs.try_push(job) {
+                self.receiver.handle_decoded(job.abandoned(), now);
+            }
+        }
         self.deliver(&session);
         while let Some((path, beat)) = self.receiver.poll_heartbeat() {
             let _ = session.from_receiver.try_push(FromReceiver::Heartbeat(path, beat));

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mwb_proto::bond::{Sender, SenderConfig, SenderEvent, TxBatch};
 use mwb_proto::buf::BufPool;
+use mwb_proto::fec::{Encoded, FecJob};
 use mwb_proto::time::Time;
 use mwb_proto::wire::PathId;
 
@@ -117,6 +118,7 @@ impl RouterDriver {
             self.sender.handle_timeout(now);
         }
         self.transmit(now);
+        self.ask_codec(now);
         while let Some(SenderEvent::PathState { path, state }) = self.sender.poll_event() {
             tracing::info!(session = self.lent.session.name(), %path, ?state, "path");
         }
@@ -178,6 +180,10 @@ impl RouterDriver {
             }
         }
         for _ in 0..ITEMS_PER_TURN {
+            let Some(encoded) = session.encoded.pop() else { break };
+            self.sender.handle_encoded(encoded, now);
+        }
+        for _ in 0..ITEMS_PER_TURN {
             let Some(path) = session.pings.pop() else { break };
             self.sender.ping(path, now);
         }
@@ -211,6 +217,15 @@ impl RouterDriver {
             self.ratchet_at = now + RATCHET_EVERY;
             for path in self.paths.values() {
                 path.ratchet();
+            }
+        }
+    }
+
+    /// Hands blocks to the codec; what it cannot take goes without parity.
+    fn ask_codec(&mut self, now: Time) {
+        while let Some(job) = self.sender.poll_fec_job() {
+            if let Err(FecJob::Encode(job)) = self.lent.session.fec_jobs.try_push(job) {
+                self.sender.handle_encoded(Encoded { block: job.block, shards: Vec::new() }, now);
             }
         }
     }

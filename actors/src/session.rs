@@ -13,6 +13,7 @@ use arc_swap::ArcSwapOption;
 use crossbeam_queue::ArrayQueue;
 use mwb_proto::bond::{ReceiverSnapshot, RxItem, SenderSnapshot, TxBatch};
 use mwb_proto::buf::PacketBuf;
+use mwb_proto::fec::{Decoded, Encoded, FecJob};
 use mwb_proto::packet::clamp_mss;
 use mwb_proto::time::Time;
 use mwb_proto::wire::{Heartbeat, PathId, Report};
@@ -35,6 +36,10 @@ const FROM_RECEIVER_MAX: usize = 256;
 const RECEIVED_MAX: usize = 256;
 /// Requests for a ping.
 const PINGS_MAX: usize = 64;
+/// Jobs of both machines for the codec, 2 x 64 blocks of 32 packets at most: 6 MiB.
+const FEC_JOBS_MAX: usize = 128;
+/// Parity on its way back to the router: 64 blocks of 16 shards at most, 2 MiB.
+const ENCODED_MAX: usize = 64;
 /// Idle transmit batches kept for reuse: 64 x 64 KiB.
 const IDLE_BATCHES_MAX: usize = 64;
 
@@ -84,6 +89,8 @@ impl InnerAddresses {
 pub enum Received {
     /// Opened datagrams.
     Items(Vec<RxItem>),
+    /// What the codec has rebuilt.
+    Decoded(Decoded),
     /// The path's numbers start again from here: it has new keys, or it has gone.
     Reset(PathId),
 }
@@ -120,6 +127,10 @@ pub struct Session {
     pub pings: BatchQueue<PathId>,
     /// From the links to the resequencer.
     pub received: BatchQueue<Received>,
+    /// From router and resequencer to the codec.
+    pub fec_jobs: BatchQueue<FecJob>,
+    /// Parity from the codec to the router.
+    pub encoded: BatchQueue<Encoded>,
     /// Empty transmit batches on their way back to the router.
     pub(crate) idle_batches: ArrayQueue<TxBatch>,
     /// The sender's state, every 100 ms.
@@ -154,6 +165,8 @@ impl Session {
             feedback: BatchQueue::with_bell(FEEDBACK_MAX, Arc::clone(&bell)),
             from_receiver: BatchQueue::with_bell(FROM_RECEIVER_MAX, Arc::clone(&bell)),
             pings: BatchQueue::with_bell(PINGS_MAX, Arc::clone(&bell)),
+            fec_jobs: BatchQueue::new(FEC_JOBS_MAX),
+            encoded: BatchQueue::with_bell(ENCODED_MAX, Arc::clone(&bell)),
             router_bell: bell,
             received: BatchQueue::new(RECEIVED_MAX),
             idle_batches: ArrayQueue::new(IDLE_BATCHES_MAX),

@@ -180,6 +180,42 @@ fn hung_parts_are_found_and_replaced() {
 }
 
 #[test]
+fn a_codec_dies_under_load_and_data_goes_on() {
+    let Some(bed) = skip_without_root(Bed::with_parity) else { return };
+    bed.wait_for_paths(2, Duration::from_secs(10));
+    let parity = || bed.edge.status().sessions[0].sender.parity_sent;
+    let actor = |name: &str| bed.edge.status().actors.into_iter().find(|row| row.name == name).expect(name);
+    for (part, deaths) in [("sessions/exit/fec", 1), ("sessions/exit/fec/code", 2)] {
+        // 1,000 packets a second in blocks of at most 8 ms.
+        let echo = bed.start_echo(1500, Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(bed.edge.inject(part, Fault::Panic), "{part}");
+        let echo = echo.join().expect("echo");
+        eprintln!("{part}: {echo:?}");
+        // None is lost by the death; a busy machine may drop some at a socket.
+        assert!(echo.lost < 15, "{part}: {echo:?}");
+        assert_eq!(actor("sessions/exit/fec").restarts, deaths);
+    }
+    let before = parity();
+    assert!(before > 0);
+    let echo = bed.start_echo(200, Duration::from_millis(2)).join().expect("echo");
+    assert_eq!(echo.lost, 0, "{echo:?}");
+    // The state is published ten times a second.
+    let begin = Instant::now();
+    while parity() <= before {
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "no parity after the restart: {:?}",
+            actor("sessions/exit/fec")
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(actor("sessions/exit/fec").handled > 0);
+    assert!(bed.exit.status().sessions[0].receiver.parity_received > 0);
+    bed.stop();
+}
+
+#[test]
 fn strangers_are_sent_away_and_told_why() {
     let Some(bed) = skip_without_root(Bed::new) else { return };
     bed.wait_for_paths(2, Duration::from_secs(10));

@@ -11,6 +11,7 @@ mod profile;
 mod report;
 mod sharing;
 mod sharing_report;
+mod udp_loss;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,7 +35,7 @@ const CUT: Duration = Duration::from_secs(3);
 #[derive(Args)]
 pub(crate) struct BenchArgs {
     /// Links to emulate: two-path, lossy, three-path, big, equal4 or uneven; lan3: hosts that lend each other theirs;
-    /// idle: what nodes cost while unused
+    /// idle: what nodes cost while unused; udp-loss: what repair does for UDP over links that lose 2 %
     #[arg(long, default_value = "two-path")]
     profile: String,
     /// Routing mode of both nodes (see the README); when given, also measures how a load of 70 % of the links'
@@ -62,6 +63,15 @@ pub(crate) struct BenchArgs {
 pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     // First: a process with threads cannot move into a user namespace.
     lab::enter().map_err(|error| Failure::new(lab_refused::explain(&error)))?;
+    if args.profile == udp_loss::NAME {
+        let report = udp_loss::measure(args)?;
+        if args.json {
+            output::line(&serde_json::to_string_pretty(&report).context("writing the report")?)?;
+        } else {
+            output::text(&report.table())?;
+        }
+        return Ok(());
+    }
     if args.profile == idle::NAME {
         let report = idle::measure(args)?;
         if args.json {

@@ -68,6 +68,19 @@ impl Mesh {
         options: &MeshOptions,
         go_on: &dyn Fn() -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
+        Self::start_with(lab, options, "", go_on)
+    }
+
+    /// As [`start`](Self::start), with more sections for the configuration of every node.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub(crate) fn start_with(
+        lab: &Lab,
+        options: &MeshOptions,
+        sections: &str,
+        go_on: &dyn Fn() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let dir = lab.dir().join("nodes");
         std::fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         let program = std::env::current_exe().context("finding this program")?;
@@ -86,6 +99,7 @@ impl Mesh {
             } else {
                 (edge_config(host, &edges, lab, &ids, options), uplinks)
             };
+            let text = format!("{text}\n{sections}");
             mesh.nodes.push(Node::start(host, &program, &dir, &text, paths, options)?);
         }
         mesh.wait(go_on)?;
@@ -123,6 +137,16 @@ impl Mesh {
             }
         }
         Ok(())
+    }
+
+    /// What the node on a host says of itself.
+    ///
+    /// # Errors
+    /// When no node runs there, or it does not answer.
+    pub(crate) fn status(&self, host: &str) -> anyhow::Result<serde_json::Value> {
+        let node =
+            self.nodes.iter().find(|node| node.name == host).with_context(|| format!("no node on {host}"))?;
+        status::ask(&node.runtime_dir.join(status::SOCKET), &Request::Status).context("asking a node")
     }
 
     /// The process of the node on a host.

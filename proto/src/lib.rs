@@ -8,6 +8,7 @@ pub mod bond;
 pub mod buf;
 pub mod control;
 pub mod discovery;
+pub mod fec;
 pub mod health;
 pub mod lend;
 pub mod mesh;

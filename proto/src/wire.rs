@@ -7,6 +7,7 @@
 
 mod fragment;
 mod heartbeat;
+mod parity;
 mod refusal;
 mod report;
 mod segments;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fragment::Fragment;
 pub use heartbeat::{Heartbeat, HeartbeatKind};
+pub use parity::{LANE_PROTECTED, PROTECTED_LANES, Parity, protected_index, protected_lane};
 pub use refusal::Refusal;
 pub use report::{MissingRange, PathReport, Report};
 pub use segments::{Segments, segments};

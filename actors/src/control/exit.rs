@@ -20,6 +20,7 @@ use super::{CloseCode, ControlStream, exporter};
 use crate::address_pool::{AddressPool, AddressPoolV6};
 use crate::channel::BatchQueue;
 use crate::clock;
+use crate::fec_codec::FecCodecs;
 use crate::identity::NodeId;
 use crate::membership::{Access, Admitted};
 use crate::reorder::{Reorder, ReorderLent};
@@ -59,7 +60,7 @@ pub struct SessionParts {
 }
 
 impl SessionParts {
-    /// Adds a session's supervisor with its router and resequencer to the tree.
+    /// Adds a session's supervisor with its router, resequencer and codec to the tree.
     pub fn start(&self, session: &Arc<Session>) {
         let router = RouterLent {
             session: Arc::clone(session),
@@ -76,6 +77,7 @@ impl SessionParts {
         let plan = Plan::new([
             ChildSpec::driven::<Router>("router", router),
             ChildSpec::driven::<Reorder>("reorder", reorder),
+            ChildSpec::driven::<FecCodecs>("fec", Arc::clone(session)),
         ]);
         self.sessions.add(ChildSpec::supervisor(session.name(), plan, self.policy));
     }

@@ -177,8 +177,8 @@ fn probe_name(endpoint: &PathEndpoint) -> String {
     format!("probe-{}-{}", endpoint.session().name(), endpoint.id())
 }
 
-/// Largest datagram for inner packets of `mtu` bytes: a full packet and our header and tag, and
-/// never less than what IPv6 promises.
+/// Largest datagram for inner packets of `mtu` bytes: a full packet and our header and tag, room for the parity
+/// of one, and never less than what IPv6 promises.
 pub(super) fn datagram_max(mtu: u16) -> usize {
-    (usize::from(mtu) + mwb_proto::wire::v2::DATA_OVERHEAD).max(1232)
+    (usize::from(mtu) + mwb_proto::fec::PARITY_OVERHEAD).max(1232)
 }

@@ -161,6 +161,15 @@ impl Bed {
         Self::with(|_edge, _exit| {})
     }
 
+    /// The same with parity for all that is not TCP.
+    pub(crate) fn with_parity() -> Self {
+        Self::with(|edge, exit| {
+            for node in [edge, exit] {
+                node.bond.sender.fec.mode = mwb_proto::bond::FecMode::Enabled;
+            }
+        })
+    }
+
     /// The same with both nodes on one LAN, which is the first link.
     pub(crate) fn on_a_lan() -> Self {
         let lan = |interface: &str| LanSpec {

@@ -13,6 +13,8 @@ use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
 
 use super::{Bond, Exit, Fault, Lan, NodeConfig, Peer, Refused, Tun, Uplink, duration, file};
 
+mod repair;
+
 /// Highest uplink id: a report names at most 32 paths, and 0 stays free.
 const UPLINK_ID_MAX: u64 = 31;
 /// Below this IPv6 does not work.
@@ -156,7 +158,9 @@ pub(super) fn check(file: file::File, place: &Place<'_>) -> Result<NodeConfig, R
     let exit = file.exit.map(|exit| self::exit(&exit, &mut faults));
     let lan = lan(file.lan, &tun, &mut faults);
     let mode = mode(&file.routing, &mut faults);
-    let bond = bond(&file.bond, mode, &mut faults);
+    let mut bond = bond(&file.bond, mode, &mut faults);
+    bond.sender.fec = repair::fec(&file.fec, &mut faults);
+    bond.sender.duplication = repair::duplication(&file.duplication, &mut faults);
     roles(&uplinks, &peers, exit.is_some(), lan.is_some(), &mut faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&file.log.level) {
         let fix = "write error, warn, info, debug or trace, or directives such as \"info,mwb_actors=debug\"";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use config::ConfigError;
-use mwb_proto::bond::{ReceiverConfig, SenderConfig};
+use mwb_proto::bond::{DuplicationMode, FecConfig, ReceiverConfig, SenderConfig};
 use serde::Deserialize;
 
 use super::{Fault, LinkType, Place};
@@ -19,6 +19,8 @@ pub(super) struct File {
     pub(super) lan: Lan,
     pub(super) routing: Routing,
     pub(super) bond: Bond,
+    pub(super) fec: Fec,
+    pub(super) duplication: Duplication,
     pub(super) log: Log,
 }
 
@@ -163,6 +165,40 @@ impl Default for Bond {
             resend: sender.resend,
             ecn: sender.ecn,
         }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Fec {
+    pub(super) mode: String,
+    pub(super) data_shards: u64,
+    pub(super) parity_shards: u64,
+    pub(super) redundancy: f64,
+}
+
+impl Default for Fec {
+    fn default() -> Self {
+        let FecConfig { mode, data_shards, parity_shards, redundancy } = FecConfig::default();
+        Self {
+            mode: mode.name().to_owned(),
+            data_shards: u64::from(data_shards),
+            parity_shards: u64::from(parity_shards),
+            redundancy,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Duplication {
+    pub(super) mode: String,
+    pub(super) classes: Vec<String>,
+}
+
+impl Default for Duplication {
+    fn default() -> Self {
+        Self { mode: DuplicationMode::default().name().to_owned(), classes: vec!["voice".to_owned()] }
     }
 }
 

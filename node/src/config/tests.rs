@@ -261,3 +261,37 @@ fn routing_modes_are_read_and_unknown_ones_refused() {
         assert!(fault.fix.contains("round_robin, weighted") && fault.fix.contains("broadcast"), "{fault}");
     }
 }
+
+#[test]
+fn parity_and_duplication_are_read_and_nonsense_is_refused() {
+    use mwb_proto::bond::{DuplicationMode, FecMode};
+    use mwb_proto::wire::v2::Class;
+
+    let config = read(LINK).expect("defaults").bond.sender;
+    assert_eq!((config.fec.mode, config.duplication.mode), (FecMode::Adaptive, DuplicationMode::Auto));
+    for mode in FecMode::ALL {
+        let text = format!("{LINK}[fec]\nmode = \"{}\"\ndata_shards = 32\nparity_shards = 16\n", mode.name());
+        let fec = read(&text).expect("a mode").bond.sender.fec;
+        assert_eq!((fec.mode, fec.data_shards, fec.parity_shards), (mode, 32, 16));
+    }
+    for mode in DuplicationMode::ALL {
+        let text =
+            format!("{LINK}[duplication]\nmode = \"{}\"\nclasses = [\"voice\", \"video\"]\n", mode.name());
+        let duplication = read(&text).expect("a mode").bond.sender.duplication;
+        assert_eq!(duplication.mode, mode);
+        assert!(
+            duplication.classes.contains(Class::Video) && !duplication.classes.contains(Class::BestEffort)
+        );
+    }
+    for (text, key) in [
+        ("[fec]\nmode = \"on\"\n", "fec.mode"),
+        ("[fec]\ndata_shards = 33\n", "fec.data_shards"),
+        ("[fec]\nparity_shards = 0\n", "fec.parity_shards"),
+        ("[fec]\nredundancy = 1.5\n", "fec.redundancy"),
+        ("[fec]\nredundancy = nan\n", "fec.redundancy"),
+        ("[duplication]\nmode = \"all\"\n", "duplication.mode"),
+        ("[duplication]\nclasses = [\"voice\", \"games\"]\n", "duplication.classes[1]"),
+    ] {
+        assert_eq!(fault(&format!("{LINK}{text}")).key, key);
+    }
+}

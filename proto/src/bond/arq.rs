@@ -36,6 +36,10 @@ pub(crate) struct Held {
     queued: bool,
     /// Datagrams in flight that carry it, plus one while it is queued for resending.
     refs: u16,
+    /// The block that protects it.
+    pub(crate) block: Option<u64>,
+    /// It went by several paths at once: it is lost when all of them have lost it.
+    pub(crate) duplicated: bool,
     /// Some copy arrived.
     pub(crate) delivered: bool,
 }
@@ -58,6 +62,7 @@ pub(crate) struct NewHeld {
     pub(crate) ordered: bool,
     pub(crate) class: Class,
     pub(crate) path: PathId,
+    pub(crate) block: Option<u64>,
 }
 
 impl ResendStore {
@@ -77,6 +82,8 @@ impl ResendStore {
             parts: 0,
             queued: false,
             refs: 1,
+            block: new.block,
+            duplicated: false,
             delivered: false,
         };
         match self.idle.pop() {
@@ -204,6 +211,7 @@ mod tests {
             ordered: true,
             class: Class::BestEffort,
             path: PathId(0),
+            block: None,
         }
     }
 

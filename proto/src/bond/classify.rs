@@ -41,6 +41,8 @@ pub struct Verdict {
     /// Goes through a lane and its resequencer: TCP segments with payload, FIN or RST, and large
     /// QUIC packets. Everything else is delivered as it arrives.
     pub ordered: bool,
+    /// Not TCP: nobody but the application notices when it is lost.
+    pub datagram: bool,
     /// Goes before everything else: TCP acknowledgements without payload, SYN, DNS, small echoes.
     pub express: bool,
 }
@@ -70,6 +72,7 @@ impl Classifier {
             class,
             priority,
             ordered: is_ordered(&inner),
+            datagram: inner.protocol != PROTO_TCP,
             express: is_express(&inner),
         })
     }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::bond::sender::RoutingMode;
+use crate::wire::v2::Class;
 
 /// Settings of the sending half of a session.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +33,10 @@ pub struct SenderConfig {
     pub resend: bool,
     /// Age after which a lost packet is given up. Default 600 ms.
     pub resend_age_max: Duration,
+    /// Parity. Default adaptive.
+    pub fec: FecConfig,
+    /// Copies on several paths at once. Default as adaptive parity asks for them.
+    pub duplication: DuplicationConfig,
     /// Silence after which a path is suspected, beyond the expected arrival and four times its
     /// deviation. Default 50 ms.
     pub silence: Duration,
@@ -55,6 +62,8 @@ impl Default for SenderConfig {
             spread_max: Duration::from_millis(150),
             resend: true,
             resend_age_max: Duration::from_millis(600),
+            fec: FecConfig::default(),
+            duplication: DuplicationConfig::default(),
             silence: Duration::from_millis(50),
             heartbeat_active: Duration::from_millis(20),
             heartbeat_idle: Duration::from_millis(200),
@@ -73,6 +82,9 @@ pub struct ReceiverConfig {
     pub reorder_slack: Duration,
     /// Most bytes held by all resequencers together. Default 32 MiB.
     pub reorder_bytes_max: usize,
+    /// Most bytes of buffers in which packets are remembered that may help to rebuild others. Default 8 MiB: at
+    /// 100 Mbit/s of full packets half a second.
+    pub fec_bytes_max: usize,
     /// Least interval of reports while packets arrive. Default 5 ms.
     pub report_interval: Duration,
     /// Interval of reports without news while the session is active. Default 15 ms.
@@ -85,8 +97,122 @@ impl Default for ReceiverConfig {
             reorder_timeout: Duration::from_millis(800),
             reorder_slack: Duration::from_millis(80),
             reorder_bytes_max: 32 << 20,
+            fec_bytes_max: 8 << 20,
             report_interval: Duration::from_millis(5),
             report_quiet: Duration::from_millis(15),
         }
+    }
+}
+
+/// Whether packets get parity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FecMode {
+    /// Nothing does.
+    Off,
+    /// All that is not TCP: `parity_shards` for every `data_shards`.
+    Enabled,
+    /// What a resend would bring too late, on paths that lose packets at random, as much as the measured loss asks
+    /// for. Nothing where nothing is lost.
+    #[default]
+    Adaptive,
+}
+
+impl FecMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Adaptive, Self::Enabled, Self::Off];
+
+    /// Its name in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Enabled => "enabled",
+            Self::Adaptive => "adaptive",
+        }
+    }
+}
+
+/// Settings of parity.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FecConfig {
+    /// When. Default adaptive.
+    pub mode: FecMode,
+    /// Most packets of a block, 1 to 32; a block also ends a few milliseconds after its first packet. Default 16.
+    pub data_shards: u8,
+    /// Parity shards of a full block, 1 to 16, when the mode is [`Enabled`](FecMode::Enabled); a shorter block gets
+    /// its share, rounded up. Default 4.
+    pub parity_shards: u8,
+    /// Most parity per packet when the mode is [`Adaptive`](FecMode::Adaptive), 0.01 to 1. A block of one packet may
+    /// always have one. Default 0.5.
+    pub redundancy: f64,
+}
+
+impl Default for FecConfig {
+    fn default() -> Self {
+        Self { mode: FecMode::default(), data_shards: 16, parity_shards: 4, redundancy: 0.5 }
+    }
+}
+
+/// Which paths get a copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DuplicationMode {
+    /// None.
+    Off,
+    /// None, except for voice where adaptive parity finds that a resend would be too late: as `fastest`.
+    #[default]
+    Auto,
+    /// Every path that is up: whatever comes first counts.
+    First,
+    /// The two of earliest predicted arrival.
+    Fastest,
+    /// The two of least loss x delay.
+    Best,
+}
+
+impl DuplicationMode {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Off, Self::First, Self::Fastest, Self::Best];
+
+    /// Its name in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::First => "first",
+            Self::Fastest => "fastest",
+            Self::Best => "best",
+        }
+    }
+}
+
+/// A set of classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Classes(u8);
+
+impl Classes {
+    /// Those of `classes`.
+    pub fn of(classes: &[Class]) -> Self {
+        Self(classes.iter().fold(0, |set, class| set | 1 << class.code()))
+    }
+
+    /// Whether `class` is one of them.
+    pub fn contains(self, class: Class) -> bool {
+        self.0 >> class.code() & 1 == 1
+    }
+}
+
+/// Settings of duplication. TCP is never duplicated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DuplicationConfig {
+    /// Where copies go. Default auto.
+    pub mode: DuplicationMode,
+    /// Whose packets are copied in the modes `first`, `fastest` and `best`. Default voice.
+    pub classes: Classes,
+}
+
+impl Default for DuplicationConfig {
+    fn default() -> Self {
+        Self { mode: DuplicationMode::default(), classes: Classes::of(&[Class::Voice]) }
     }
 }

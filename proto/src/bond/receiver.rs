@@ -8,10 +8,11 @@ use crate::bond::config::ReceiverConfig;
 use crate::bond::reorder::Reorder;
 use crate::bond::snapshot::ReceiverSnapshot;
 use crate::buf::PacketBuf;
+use crate::fec::{Decoded, Decoder, FecJob};
 use crate::path::delay::Unwrap;
 use crate::time::{Stamp, Time};
 use crate::wire::v2::{DATA_LEN, DataHeader, Flags, FrameType};
-use crate::wire::{Fragment, Heartbeat, HeartbeatKind, PathId, Refusal, Report, Skip};
+use crate::wire::{Fragment, Heartbeat, HeartbeatKind, PathId, Refusal, Report, Skip, protected_index};
 
 mod reassembly;
 mod reception;
@@ -43,6 +44,8 @@ pub struct Receiver {
     paths: Vec<PathReception>,
     reassembly: Reassembly,
     reorder: Reorder,
+    decoder: Decoder,
+    fec_recovered: u64,
     heartbeats: VecDeque<(PathId, Heartbeat)>,
     report_number: u32,
     last_report: Time,
@@ -85,6 +88,8 @@ impl Receiver {
         Self {
             reassembly: Reassembly::default(),
             reorder: Reorder::new(config.clone()),
+            decoder: Decoder::new(config.fec_bytes_max),
+            fec_recovered: 0,
             config,
             paths: Vec::new(),
             heartbeats: VecDeque::new(),
@@ -133,7 +138,7 @@ impl Receiver {
                 if item.flags.contains(Flags::FRAGMENT) {
                     let (fragment, _) = Fragment::decode(rest)?;
                     if let Some(packet) = self.reassembly.handle(header, fragment, item.plain, now) {
-                        self.reorder.handle(header, packet, now);
+                        self.handle_packet(header, packet, now);
                     }
                     return Ok(());
                 }
@@ -142,7 +147,7 @@ impl Receiver {
                 let len = plain.len() - DATA_LEN;
                 plain.copy_within(DATA_LEN.., 0);
                 plain.set_len(len);
-                self.reorder.handle(header, plain, now);
+                self.handle_packet(header, plain, now);
             }
             FrameType::Heartbeat => {
                 self.reorder.note_delay(item.path, delay, now);
@@ -162,9 +167,15 @@ impl Receiver {
                 let skip = Skip::decode(&item.plain)?;
                 self.reorder.handle_skip(&skip, now);
             }
-            FrameType::Ack | FrameType::Control | FrameType::Multicast | FrameType::Fec => {}
+            FrameType::Fec => self.decoder.handle_parity(&item.plain, now)?,
+            FrameType::Ack | FrameType::Control | FrameType::Multicast => {}
         }
         Ok(())
+    }
+
+    fn handle_packet(&mut self, header: DataHeader, packet: PacketBuf, now: Time) {
+        self.decoder.handle_packet(header.lane, header.lane_seq, header.incarnation, &packet, now);
+        self.reorder.handle(header, packet, now);
     }
 
     fn push_heartbeat(&mut self, path: PathId, beat: Heartbeat) {
@@ -187,8 +198,32 @@ impl Receiver {
     /// Gives up gaps whose deadline has passed.
     pub fn handle_timeout(&mut self, now: Time) {
         self.reorder.handle_timeout(now);
+        self.decoder.expire(now);
         for path in &mut self.paths {
             path.expire(now);
+        }
+    }
+
+    /// The next job for a codec.
+    pub fn poll_fec_job(&mut self) -> Option<FecJob> {
+        self.decoder.poll_job()
+    }
+
+    /// Takes what a codec has rebuilt, as if it had been received. What has come meanwhile is a copy; what is of
+    /// another sender than the present one is dropped.
+    pub fn handle_decoded(&mut self, decoded: Decoded, now: Time) {
+        self.decoder.note_failed(decoded.failed);
+        if self.decoder.incarnation() != Some(decoded.incarnation) || protected_index(decoded.lane).is_none()
+        {
+            return;
+        }
+        for (lane_seq, packet) in decoded.packets {
+            let Some(packet) = self.decoder.buffer(&packet) else { continue };
+            let (lane, incarnation) = (decoded.lane, decoded.incarnation);
+            let header = DataHeader { sent: now.stamp(), lane, lane_seq, incarnation, prev_path: 0 };
+            let before = self.reorder.delivered();
+            self.reorder.handle(header, packet, now);
+            self.fec_recovered += self.reorder.delivered() - before;
         }
     }
 
@@ -250,7 +285,10 @@ impl Receiver {
     /// When to call [`handle_timeout`](Self::handle_timeout) and
     /// [`poll_report`](Self::poll_report) again.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.report_due(), self.reorder.poll_timeout()].into_iter().flatten().min()
+        [self.report_due(), self.reorder.poll_timeout(), self.decoder.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A copy of the machine's state for people.
@@ -259,6 +297,11 @@ impl Receiver {
         snapshot.reports = self.reports;
         snapshot.reassembled = self.reassembly.whole;
         snapshot.reassembly_failed = self.reassembly.failed;
+        let fec = self.decoder.stats();
+        snapshot.parity_received = fec.parity;
+        snapshot.fec_recovered = self.fec_recovered;
+        snapshot.fec_failed = fec.failed;
+        snapshot.fec_refused = fec.refused;
         snapshot
     }
 }

@@ -13,7 +13,7 @@ use crate::bond::snapshot::ReceiverSnapshot;
 use crate::buf::PacketBuf;
 use crate::time::Time;
 use crate::wire::v2::DataHeader;
-use crate::wire::{PathId, Skip};
+use crate::wire::{PROTECTED_LANES, PathId, Skip, protected_index};
 
 mod lane;
 mod seen;
@@ -51,7 +51,8 @@ pub(crate) struct Reorder {
     lanes: Vec<Option<Box<Lane>>>,
     /// Lanes that hold something.
     blocked: Vec<u16>,
-    unordered: Seen,
+    /// Of the lane that is not ordered, and of those of protected packets.
+    unordered: [Seen; 1 + PROTECTED_LANES],
     incarnation: Option<u8>,
     delays: Vec<PathDelay>,
     hold: Duration,
@@ -68,7 +69,7 @@ impl Reorder {
             config,
             lanes: (0..LANES).map(|_| None).collect(),
             blocked: Vec::new(),
-            unordered: Seen::default(),
+            unordered: Default::default(),
             incarnation: None,
             delays: Vec::new(),
             hold_at: Time::ZERO,
@@ -135,8 +136,10 @@ impl Reorder {
                 self.incarnation = Some(header.incarnation);
             }
         }
-        if header.lane == LANE_UNORDERED {
-            match self.unordered.insert(header.lane_seq) {
+        let unordered =
+            if header.lane == LANE_UNORDERED { Some(0) } else { protected_index(header.lane).map(|i| i + 1) };
+        if let Some(i) = unordered {
+            match self.unordered[i].insert(header.lane_seq) {
                 Sight::New => self.deliver(packet),
                 Sight::Known => self.stats.duplicates += 1,
                 Sight::TooOld => self.stats.too_old += 1,
@@ -224,6 +227,11 @@ impl Reorder {
         ReceiverSnapshot { hold_ms: self.hold.as_secs_f64() * 1e3, ..self.stats.clone() }
     }
 
+    /// Packets handed on so far.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.stats.delivered
+    }
+
     fn lane(&self, id: u16) -> Option<&Lane> {
         self.lanes.get(usize::from(id)).and_then(|l| l.as_deref())
     }
@@ -296,7 +304,7 @@ impl Reorder {
         }
         self.lanes.iter_mut().for_each(|l| *l = None);
         self.slots = 0;
-        self.unordered.clear();
+        self.unordered.iter_mut().for_each(Seen::clear);
     }
 }
 

@@ -29,11 +29,14 @@ mod feedback;
 mod mode;
 mod path;
 mod pump;
+mod random_loss;
+mod repair;
 
 use mode::Policy;
 pub use mode::{RoutingMode, UnknownMode};
 pub use path::PathSetup;
 use path::{Content, PathSender};
+use repair::Repair;
 
 /// Lane of everything that is not put in order.
 pub const LANE_UNORDERED: u16 = u16::MAX;
@@ -86,6 +89,7 @@ pub struct Sender {
     classifier: Classifier,
     queue: FlowQueue,
     policy: Policy,
+    repair: Repair,
     express: VecDeque<Queued>,
     store: ResendStore,
     skips: VecDeque<(SkipRun, u8)>,
@@ -121,6 +125,7 @@ impl Sender {
         queue.set_spare(config.mode == RoutingMode::Adaptive);
         Self {
             policy: Policy::new(),
+            repair: Repair::new(),
             classifier: Classifier::new(config.seed),
             queue,
             express: VecDeque::new(),
@@ -234,6 +239,9 @@ impl Sender {
 
     /// Does what is due: heartbeats, tail probes, silence of the whole session.
     pub fn handle_timeout(&mut self, now: Time) {
+        if self.repair.poll_timeout().is_some_and(|at| at <= now) {
+            self.age_blocks(now);
+        }
         if now < self.housekeeping_at {
             return;
         }
@@ -268,6 +276,7 @@ impl Sender {
                 self.send_ping(i, HeartbeatKind::Ping, now);
             }
         }
+        self.age_blocks(now);
         self.check_mute(now);
         self.age_states(now);
         self.update_parking();
@@ -294,10 +303,8 @@ impl Sender {
     /// When to call [`handle_timeout`](Self::handle_timeout) and
     /// [`poll_transmit`](Self::poll_transmit) again.
     pub fn poll_timeout(&self) -> Option<Time> {
-        match self.wake_at {
-            Some(wake) => Some(wake.min(self.housekeeping_at)),
-            None => (!self.paths.is_empty()).then_some(self.housekeeping_at),
-        }
+        let housekeeping = (!self.paths.is_empty() || self.wake_at.is_some()).then_some(self.housekeeping_at);
+        [self.wake_at, housekeeping, self.repair.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The next fact for the shell.
@@ -343,6 +350,11 @@ impl Sender {
             broadcast: self.counters.broadcast,
             fragments: self.counters.fragments,
             packet_max: self.packet_max(),
+            protected: self.repair.counters.protected,
+            parity_sent: self.repair.counters.parity_sent,
+            redundancy: self.repair.redundancy(now),
+            rebuilt: self.repair.counters.rebuilt,
+            duplicated: self.repair.counters.duplicated,
             packets_arrived: self.store.arrived(),
             given_up: self.counters.given_up,
             dropped_codel: stats.dropped_codel,
@@ -398,6 +410,9 @@ fn path_snapshot(p: &PathSender, least: f64, now: Time) -> PathSnapshot {
         black_holes: p.black_holes,
         utilisation: p.utilisation(now),
         loss: p.load.loss(),
+        random_loss: p.random.loss(),
+        parity: p.parity,
+        duplicates: p.duplicates,
         score: p.score(now),
     }
 }

@@ -73,6 +73,12 @@ pub struct PathSnapshot {
     pub utilisation: f64,
     /// Share of its packets lost lately, 0 to 1.
     pub loss: f64,
+    /// Share of its packets lost while it had no queue, 0 to 1: what parity is sized by.
+    pub random_loss: f64,
+    /// Parity datagrams sent over it.
+    pub parity: u64,
+    /// Copies sent over it at once with a packet on another path.
+    pub duplicates: u64,
     /// weight x (100 / latency in ms) x (1 - loss) x (1 - utilisation): its share in the weighted mode,
     /// relative to the others'.
     pub score: f64,
@@ -109,6 +115,16 @@ pub struct SenderSnapshot {
     pub fragments: u64,
     /// Largest inner packet that crosses every live path in one datagram, bytes; 0 without a path.
     pub packet_max: usize,
+    /// Packets sent in blocks with parity.
+    pub protected: u64,
+    /// Parity datagrams sent.
+    pub parity_sent: u64,
+    /// Parity per protected packet now; 0 while nothing is protected.
+    pub redundancy: f64,
+    /// Lost packets that were not sent again because the receiver had enough of their block to rebuild them.
+    pub rebuilt: u64,
+    /// Copies sent at once with a packet, by a duplication mode.
+    pub duplicated: u64,
     /// Packets that arrived and are held no longer. `packets_sent` is this, `given_up` and
     /// `held_packets` together, at any time.
     pub packets_arrived: u64,
@@ -158,6 +174,14 @@ pub struct ReceiverSnapshot {
     pub evicted: u64,
     /// Current allowance of a gap, ms.
     pub hold_ms: f64,
+    /// Parity datagrams taken.
+    pub parity_received: u64,
+    /// Packets rebuilt from parity and handed on.
+    pub fec_recovered: u64,
+    /// Packets of blocks that ended with too few shards to rebuild them, or in a codec that failed.
+    pub fec_failed: u64,
+    /// Parity datagrams refused: malformed, or at odds with their block.
+    pub fec_refused: u64,
     /// Reports built.
     pub reports: u64,
 }

@@ -7,6 +7,7 @@ use mwb_proto::bond::{
     SenderSnapshot, TxBatch,
 };
 use mwb_proto::buf::{BufPool, PacketBuf};
+use mwb_proto::fec::{FecCodec, FecDone};
 use mwb_proto::time::Time;
 use mwb_proto::wire::v2::{CLEAR_LEN, Clear, FrameType, TAG_LEN};
 use mwb_proto::wire::{PathId, Report};
@@ -31,6 +32,7 @@ pub(super) struct Endpoint {
     clock: NodeClock,
     sender: Sender,
     receiver: Receiver,
+    codec: FecCodec,
     pool: BufPool,
     batch: TxBatch,
     outgoing: VecDeque<Outgoing>,
@@ -62,6 +64,7 @@ impl Endpoint {
             clock,
             sender: Sender::new(config, 1, pool.clone(), now),
             receiver: Receiver::new(scenario.receiver.clone(), now),
+            codec: FecCodec::new(),
             pool: pool.clone(),
             batch: TxBatch::new(),
             outgoing: VecDeque::new(),
@@ -140,6 +143,7 @@ impl Endpoint {
         if let Err(refusal) = self.receiver.handle(item, local) {
             ledger.violation(now, format!("{:?}: {:?} refused: {refusal:?}", self.side, clear.frame));
         }
+        self.run_codec(local);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Time) {
@@ -167,13 +171,32 @@ impl Endpoint {
             self.sender.send_report(&self.report, local);
         }
         while self.sender.poll_event().is_some() {}
+        self.run_codec(local);
+    }
+
+    /// Does the codec's work at once; true when the sender got parity.
+    fn run_codec(&mut self, local: Time) -> bool {
+        let mut parity = false;
+        while let Some(job) = self.sender.poll_fec_job().or_else(|| self.receiver.poll_fec_job()) {
+            match self.codec.run(job) {
+                FecDone::Encoded(done) => {
+                    parity = true;
+                    self.sender.handle_encoded(done, local);
+                }
+                FecDone::Decoded(done) => self.receiver.handle_decoded(done, local),
+            }
+        }
+        parity
     }
 
     pub(super) fn poll_datagram(&mut self, now: Time, ledger: &mut Ledger) -> Option<Outgoing> {
         if self.outgoing.is_empty() {
             self.batch.clear();
-            if !self.sender.poll_transmit(&mut self.batch, self.clock.read(now)) {
-                return None;
+            let local = self.clock.read(now);
+            while !self.sender.poll_transmit(&mut self.batch, local) {
+                if !self.run_codec(local) {
+                    return None;
+                }
             }
             self.unpack(now, ledger);
         }

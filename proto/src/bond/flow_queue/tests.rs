@@ -27,6 +27,7 @@ impl Source {
         Queued {
             packet: self.pool.copy_from(&bytes).expect("fits"),
             verdict: Verdict {
+                datagram: false,
                 flow: FlowHash(kind.flow),
                 class: kind.class,
                 priority: 128,

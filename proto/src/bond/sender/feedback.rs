@@ -77,6 +77,7 @@ impl Sender {
                     self.events.push_back(SenderEvent::PathState { path: p.id, state: PathState::Up });
                 }
             }
+            p.note_random_loss(out.acked_packets, out.lost_packets, out.spurious, now);
             p.update_limits(now);
             self.settle(&mut out, now);
         }
@@ -91,13 +92,25 @@ impl Sender {
         for content in out.acked.drain(..) {
             match content {
                 Content::Data(key) | Content::Copy(key) => {
-                    self.store.held_mut(key).delivered = true;
+                    let held = self.store.held_mut(key);
+                    let block = held.block.filter(|_| !held.delivered);
+                    held.delivered = true;
                     self.store.release(key);
+                    if let Some(block) = block {
+                        self.shard_arrived(block, now);
+                    }
                 }
                 Content::Part(key, part) => {
+                    let before = self.store.held(key).delivered;
                     self.store.part_arrived(key, part);
+                    let held = self.store.held(key);
+                    let block = held.block.filter(|_| held.delivered && !before);
                     self.store.release(key);
+                    if let Some(block) = block {
+                        self.shard_arrived(block, now);
+                    }
                 }
+                Content::Parity(block) => self.shard_arrived(block, now),
                 Content::Probe(_) | Content::Skip(..) | Content::Other => {}
             }
         }
@@ -105,21 +118,20 @@ impl Sender {
     }
 
     pub(super) fn requeue_lost(&mut self, lost: &mut Vec<Content>, now: Time) {
-        let age_max = self.resend_age_max();
         for content in lost.drain(..) {
             match content {
                 // Another datagram that carries it decides.
                 Content::Copy(key) if self.store.is_shared(key) => self.store.release(key),
-                Content::Data(key) | Content::Copy(key) | Content::Part(key, _) => {
+                // Its other fragments are no other copies.
+                Content::Part(key, _) => self.resend_lost(key, now),
+                Content::Data(key) | Content::Copy(key) => {
                     let held = self.store.held(key);
                     // Of a broadcast packet another copy is on its way as long as one is.
-                    let covered = self.config.mode == RoutingMode::Broadcast && self.store.is_shared(key);
-                    if held.delivered || covered {
+                    let copied = self.config.mode == RoutingMode::Broadcast || held.duplicated;
+                    if held.delivered || (copied && self.store.is_shared(key)) {
                         self.store.release(key);
-                    } else if now - held.first_sent > age_max || !self.config.resend {
-                        self.give_up(key);
-                    } else {
-                        self.store.queue(key);
+                    } else if !held.block.is_some_and(|block| self.packet_lost(key, block, now)) {
+                        self.resend_lost(key, now);
                     }
                 }
                 Content::Skip(runs, sends) => {
@@ -127,6 +139,7 @@ impl Sender {
                         self.push_skip(run, sends);
                     }
                 }
+                Content::Parity(block) => self.parity_lost(block, now),
                 Content::Probe(_) | Content::Other => {}
             }
         }
@@ -137,6 +150,18 @@ impl Sender {
         let live = self.paths.iter().filter(|p| p.is_live() && p.delay.is_measured());
         let slowest = live.map(|p| p.delay.feedback()).fold(0.0, f64::max);
         self.config.resend_age_max.max(Duration::from_secs_f64((4.0 * slowest).min(RESEND_AGE_LIMIT)))
+    }
+
+    /// Queues a lost packet for another sending, if it is worth one.
+    pub(super) fn resend_lost(&mut self, key: Key, now: Time) {
+        let held = self.store.held(key);
+        if held.delivered {
+            self.store.release(key);
+        } else if now - held.first_sent > self.resend_age_max() || !self.config.resend {
+            self.give_up(key);
+        } else {
+            self.store.queue(key);
+        }
     }
 
     /// The packet will not be sent again: tell the receiver not to wait for it. As long as another
@@ -215,7 +240,11 @@ impl Sender {
             .unseen(COPY_MAX)
             .filter_map(|c| match c {
                 Content::Data(key) | Content::Part(key, _) => Some(*key),
-                Content::Copy(_) | Content::Probe(_) | Content::Skip(..) | Content::Other => None,
+                Content::Copy(_)
+                | Content::Probe(_)
+                | Content::Skip(..)
+                | Content::Parity(_)
+                | Content::Other => None,
             })
             .collect();
         for key in keys {

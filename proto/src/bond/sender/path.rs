@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::bond::arq::Key;
 use crate::bond::batch::{BATCH_BYTES_MAX, BATCH_PACKETS_MAX, TxBatch, TxSegment};
 use crate::bond::sender::mode::Load;
+use crate::bond::sender::random_loss::RandomLoss;
 use crate::bond::snapshot::PathState;
 use crate::path::delay::{DelayModel, DelaySample, STAMP_UNIT_SECS, Unwrap};
 use crate::path::flight::{Flight, Milestone, Resolution};
@@ -59,6 +60,8 @@ pub(crate) enum Content {
     /// A copy whose loss alone is no reason to send the packet again.
     Copy(Key),
     Skip(Box<[SkipRun]>, u8),
+    /// Parity of the block of this number.
+    Parity(u64),
     /// Reports and heartbeats: the next one replaces a lost one.
     Other,
 }
@@ -127,6 +130,11 @@ pub(crate) struct PathSender {
     pub(crate) spurious: u64,
     pub(crate) suspicions: u64,
     pub(crate) black_holes: u64,
+    pub(crate) random: RandomLoss,
+    /// Parity datagrams sent.
+    pub(crate) parity: u64,
+    /// Copies sent at once with the packet on another path.
+    pub(crate) duplicates: u64,
 }
 
 impl PathSender {
@@ -169,6 +177,9 @@ impl PathSender {
             spurious: 0,
             suspicions: 0,
             black_holes: 0,
+            random: RandomLoss::default(),
+            parity: 0,
+            duplicates: 0,
             setup,
         };
         path.flight.set_large((path.mtu.large() + OUTER_HEADERS) as u32);
@@ -215,6 +226,23 @@ impl PathSender {
             + (bytes * 8) as f64 / self.rate.rate()
             + self.delay.smoothed()
             + self.delay.deviation()
+    }
+
+    /// Delay of the path with its deviation, seconds: half of the feedback's when nothing else is known, because
+    /// one-way delays are only known relative to each other.
+    pub(crate) fn transit(&self) -> f64 {
+        self.delay.feedback() / 2.0 + self.delay.deviation()
+    }
+
+    /// Takes the fates of a report into the random loss, unless a queue may be what lost them.
+    pub(crate) fn note_random_loss(&mut self, acked: u64, lost: u64, spurious: u64, now: Time) {
+        let target = self.rate.target(&self.delay, self.packet_bits(), now);
+        // A path that is given little never ends its startup; one that is given much overshoots in it.
+        let overshoots = self.is_startup() && !self.last_sample.is_none_or(|s| s.app_limited);
+        let calm = !overshoots && !self.is_stuck() && self.delay.queue() < 2.0 * target + 0.005;
+        if calm {
+            self.random.on_report(acked + spurious, lost.saturating_sub(spurious));
+        }
     }
 
     /// Whether it could take bulk now, without the side effect of [`is_open`](Self::is_open).

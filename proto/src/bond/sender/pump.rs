@@ -15,6 +15,7 @@ use crate::bond::arq::{Key, NewHeld, SENDS_MAX};
 use crate::bond::classify::Verdict;
 use crate::bond::sender::mode::{RoutingMode, members};
 use crate::bond::sender::path::{Content, OUTER_HEADERS};
+use crate::bond::sender::repair::Care;
 use crate::bond::sender::{LANE_UNORDERED, LANES, Sender};
 use crate::buf::PacketBuf;
 use crate::path::mtu::PathMtu;
@@ -43,11 +44,12 @@ impl Sender {
         // Each goes as far as it can: what waits for one path must not keep the others idle. Nothing
         // is overtaken on the path it waits for, because bulk may book less far ahead.
         let resends = self.pump_resends(now);
+        let parity = self.pump_parity(now);
         let express = self.pump_express(now);
         if !express {
             self.policy.awaited = u64::MAX;
         }
-        let blocked = !self.pump_queue(now) || !express || !resends;
+        let blocked = !self.pump_queue(now) || !express || !resends || !parity;
         if blocked {
             self.wake_at = self.next_opening(now);
         }
@@ -354,9 +356,24 @@ impl Sender {
     }
 
     fn emit_first(&mut self, i: usize, packet: PacketBuf, verdict: Verdict, now: Time) {
-        let p = &self.paths[i];
-        if parts(packet.len(), &p.mtu) > usize::from(Fragment::COUNT_MAX) {
+        if parts(packet.len(), &self.paths[i].mtu) > usize::from(Fragment::COUNT_MAX) {
             self.counters.dropped_invalid += 1;
+            return;
+        }
+        let care = self.care(i, &verdict, packet.len());
+        let (i, copies) = match care {
+            Care::Copies(mode) => self.copies(i, mode, packet.len(), now),
+            Care::Resend | Care::Parity => (i, 0),
+        };
+        if care == Care::Parity {
+            let (lane, lane_seq, block) = self.protect(i, verdict.class, &packet, now);
+            let path = self.paths[i].id;
+            let (class, block) = (verdict.class, Some(block));
+            let new = NewHeld { packet, lane, lane_seq, ordered: false, class, path, block };
+            let key = self.store.hold(new, now);
+            self.counters.packets_sent += 1;
+            self.emit_data(i, key, Flags::FEC, now);
+            self.close_full(class, now);
             return;
         }
         let lane = if verdict.ordered { (verdict.flow.0 % u64::from(LANES)) as u16 } else { LANE_UNORDERED };
@@ -366,11 +383,12 @@ impl Sender {
         };
         let lane_seq = *counter;
         *counter = (lane_seq + 1) & 0xff_ffff;
-        let path = p.id;
-        let new = NewHeld { packet, lane, lane_seq, ordered: verdict.ordered, class: verdict.class, path };
+        let (path, class, ordered) = (self.paths[i].id, verdict.class, verdict.ordered);
+        let new = NewHeld { packet, lane, lane_seq, ordered, class, path, block: None };
         let key = self.store.hold(new, now);
         self.counters.packets_sent += 1;
         self.emit_data(i, key, Flags(0), now);
+        self.emit_duplicates(copies, key, now);
         if verdict.ordered && self.config.mode == RoutingMode::Adaptive {
             self.try_out(key, now);
         }
@@ -395,7 +413,7 @@ impl Sender {
         for j in 0..self.paths.len() {
             let p = &mut self.paths[j];
             let fits = p.is_on_trial()
-                && self.store.held(key).packet.len() + DATA_OVERHEAD <= p.setup.datagram_max
+                && parts(self.store.held(key).packet.len(), &p.mtu) == 1
                 && p.is_open(self.config.ahead, now)
                 && p.has_room();
             if fits {
@@ -407,7 +425,7 @@ impl Sender {
         }
     }
 
-    fn emit_data(&mut self, i: usize, key: Key, flags: Flags, now: Time) {
+    pub(super) fn emit_data(&mut self, i: usize, key: Key, flags: Flags, now: Time) {
         self.emit_content(i, key, Content::Data(key), flags, now);
     }
 
