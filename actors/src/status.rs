@@ -233,6 +233,10 @@ pub struct SessionQueues {
     pub from_receiver: QueueStats,
     /// Links to resequencer.
     pub received: QueueStats,
+    /// Router and resequencer to the codec.
+    pub fec_jobs: QueueStats,
+    /// Codec to router.
+    pub encoded: QueueStats,
 }
 
 /// A path as the shells see it; the machines' view is in the session's snapshots.
@@ -279,6 +283,8 @@ impl SessionStatus {
                 from_tun: session.from_tun.stats(),
                 feedback: session.feedback.stats(),
                 from_receiver: session.from_receiver.stats(),
+                fec_jobs: session.fec_jobs.stats(),
+                encoded: session.encoded.stats(),
                 received: session.received.stats(),
             },
         }

@@ -163,3 +163,22 @@ fn parity_follows_the_loss() {
     assert!(redundancy(7.0, 12.0).iter().all(|r| (0.05..0.55).contains(r)), "{:?}", redundancy(7.0, 12.0));
     assert!(redundancy(17.0, 20.0).iter().all(|&r| r == 0.0), "{:?}", redundancy(17.0, 20.0));
 }
+
+/// Made-up bonds, with cuts and renewed paths, and parity or copies for everything that is not TCP: no packet vanishes,
+/// none comes twice, none is altered.
+#[test]
+fn no_invariant_breaks_with_parity_or_copies_for_all() {
+    for seed in 1..25 {
+        let mut scenario = Scenario::random(seed);
+        scenario.sender.fec.mode = FecMode::Enabled;
+        scenario.sender.fec.data_shards = 1 + (seed % 20) as u8;
+        if seed % 3 == 0 {
+            let classes = Classes::of(&[Class::BestEffort]);
+            scenario.sender.duplication = DuplicationConfig { mode: DuplicationMode::First, classes };
+        }
+        let report = run(scenario, seed, 6);
+        let sender = &report.edge.sender;
+        assert!(sender.parity_sent > 0 || sender.duplicated > 0, "seed {seed}");
+        assert_eq!(report.exit.receiver.fec_refused + report.edge.receiver.fec_refused, 0, "seed {seed}");
+    }
+}
