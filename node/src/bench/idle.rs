@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use mwb_sim::lab::{self, Lab};
-use mwb_sim::wan::LinkSpec;
 use serde::Serialize;
 
-use super::profile::{self, Link};
+use super::profile;
 use super::{BenchArgs, output};
 use crate::lab_mesh::{Mesh, MeshOptions};
 use crate::lab_refused;
 
 /// What the command line calls it; it is not in the table of links.
 pub(super) const NAME: &str = "idle";
+pub(super) const ABOUT: &str = "what nodes cost while unused: CPU and memory";
 /// The links under it.
 const LINKS: &str = "two-path";
 /// Not counted: the nodes have just met.
@@ -77,12 +77,11 @@ struct Reading {
 /// # Errors
 /// When the host does not allow labs, or a node does not work.
 pub(super) fn measure(args: &BenchArgs) -> anyhow::Result<IdleReport> {
-    let profile = profile::find(LINKS)?;
+    let profile = profile::find(LINKS, None)?;
     Lab::preflight().map_err(|error| anyhow::anyhow!(lab_refused::explain(&error)))?;
     output::progress("waiting for other labs on this machine to end");
     let _alone = lab::machine_lock().context("taking the machine's lock")?;
-    let links: Vec<LinkSpec> = profile.links.iter().map(Link::spec).collect();
-    let lab = Lab::edge_exit(&links).context("building the lab")?;
+    let lab = profile.lab().context("building the lab")?;
     let options = MeshOptions { mode: args.mode.unwrap_or_default(), ..MeshOptions::default() };
     let mesh = Mesh::start(&lab, &options, &|| Ok(()))?;
     std::thread::sleep(SETTLE);

@@ -12,10 +12,10 @@ const LATENESS_MAX_US: f64 = 1000.0;
 
 /// All runs of one profile.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct Report<R> {
     /// The links that were emulated.
     pub(super) profile: Profile,
-    /// How both nodes spread packets.
+    /// How all nodes spread packets.
     pub(super) mode: RoutingMode,
     /// Length of each transfer.
     pub(super) seconds: u64,
@@ -24,7 +24,104 @@ pub(super) struct Report {
     /// Version of the program.
     pub(super) version: &'static str,
     /// One entry per run, in order.
-    pub(super) runs: Vec<Run>,
+    pub(super) runs: Vec<R>,
+}
+
+/// What one run found.
+pub(super) trait Measured: Serialize {
+    /// For people.
+    fn write(&self, out: &mut String) -> std::fmt::Result;
+    /// The medians of several runs, for people, where there are some.
+    fn write_medians(runs: &[Self], out: &mut String) -> std::fmt::Result
+    where
+        Self: Sized;
+}
+
+impl<R: Measured> Report<R> {
+    /// For people: every run, and the medians when there are several.
+    pub(super) fn table(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "{}: {}", self.profile.name, self.profile.about)?;
+        for link in &self.profile.links {
+            writeln!(out, "  {:<8} {link}", link.name)?;
+        }
+        writeln!(out, "routing mode {}", self.mode)?;
+        writeln!(out, "{} s a transfer, the first {} s cut", self.seconds, self.cut_seconds)?;
+        for (number, run) in self.runs.iter().enumerate() {
+            writeln!(out)?;
+            if self.runs.len() > 1 {
+                writeln!(out, "run {} of {}", number + 1, self.runs.len())?;
+            }
+            run.write(out)?;
+        }
+        if self.runs.len() > 1 { R::write_medians(&self.runs, out) } else { Ok(()) }
+    }
+}
+
+/// How well the emulator kept time; a late emulator makes every number doubtful.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Health {
+    /// How late it released packets, in microseconds.
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+    pub(super) max_us: f64,
+    /// Packets that it lost because it was too slow; not zero: the figures do not count.
+    pub(super) overrun_packets: u64,
+}
+
+impl Health {
+    /// For people.
+    pub(super) fn write(&self, out: &mut String) -> std::fmt::Result {
+        let Self { p50_us, p99_us, max_us, overrun_packets } = self;
+        writeln!(out, "  emulator lateness p50 {p50_us:.0} us, p99 {p99_us:.0} us, max {max_us:.0} us")?;
+        if *p99_us > LATENESS_MAX_US || *overrun_packets > 0 {
+            writeln!(
+                out,
+                "  the emulator was too late or lost {overrun_packets} packets itself: these figures do not count"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The raw links and their sum, for people.
+pub(super) fn write_raw(out: &mut String, raw: &[RawLink]) -> std::fmt::Result {
+    row(out, "one TCP flow, Mbit/s", [&"download", &"upload"])?;
+    for raw in raw {
+        let label = format!("{} alone ({})", raw.link, raw.congestion_control);
+        mbit_row(out, &label, raw.mbit)?;
+    }
+    mbit_row(out, "sum", sum(raw))
+}
+
+/// A label and a value each way.
+pub(super) fn row(out: &mut String, label: &str, values: [&dyn std::fmt::Display; 2]) -> std::fmt::Result {
+    let [down, up] = values.map(ToString::to_string);
+    writeln!(out, "  {label:<30}{down:>10}{up:>10}")
+}
+
+/// The same with rates.
+pub(super) fn mbit_row(out: &mut String, label: &str, mbit: Ways<f64>) -> std::fmt::Result {
+    row(out, label, [&format_args!("{:.2}", mbit.download), &format_args!("{:.2}", mbit.upload)])
+}
+
+/// The same with ratios.
+pub(super) fn ratio_row(out: &mut String, label: &str, ratio: Ways<f64>) -> std::fmt::Result {
+    row(out, label, [&format_args!("{:.3}", ratio.download), &format_args!("{:.3}", ratio.upload)])
+}
+
+/// What all links carry, each alone.
+pub(super) fn sum(raw: &[RawLink]) -> Ways<f64> {
+    Ways {
+        download: raw.iter().map(|raw| raw.mbit.download).sum(),
+        upload: raw.iter().map(|raw| raw.mbit.upload).sum(),
+    }
 }
 
 /// One run: everything once, in the same lab.
@@ -48,10 +145,8 @@ pub(super) struct Run {
     pub(super) spread: Option<Vec<LinkBytes>>,
     /// IP payload of the outer packet less the UDP header less the inner packet, for a lone inner packet.
     pub(super) wire_overhead: Overhead,
-    /// How late the emulator released packets; a late emulator makes every number doubtful.
-    pub(super) emulator_lateness_us: Lateness,
-    /// Packets that the emulator lost because it was too slow; not zero: the figures do not count.
-    pub(super) emulator_overrun_packets: u64,
+    /// How well the emulator kept time.
+    pub(super) emulator: Health,
 }
 
 /// Something measured both ways.
@@ -115,105 +210,59 @@ pub(super) struct Overhead {
     pub(super) overhead_bytes: u64,
 }
 
-/// In microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Lateness {
-    pub(super) p50: f64,
-    pub(super) p99: f64,
-    pub(super) max: f64,
-}
-
-impl Report {
-    /// For people: every run, and the medians when there are several.
-    pub(super) fn table(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _ = self.write(&mut out);
-        out
-    }
-
+impl Measured for Run {
     fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "{}: {}", self.profile.name, self.profile.about)?;
-        for link in &self.profile.links {
-            write!(out, "  {:<8} {:>5} Mbit/s, {:>3} ms round trip", link.name, link.mbit, link.rtt_ms)?;
-            let loss = if link.is_lossy() {
-                format!(", {} % loss each way", link.loss_percent)
-            } else {
-                String::new()
-            };
-            writeln!(out, ", {} ms queue{loss}", link.queue_ms)?;
-        }
-        writeln!(out, "routing mode {}", self.mode)?;
-        writeln!(out, "{} s a transfer, the first {} s cut", self.seconds, self.cut_seconds)?;
-        for (number, run) in self.runs.iter().enumerate() {
-            writeln!(out)?;
-            if self.runs.len() > 1 {
-                writeln!(out, "run {} of {}", number + 1, self.runs.len())?;
-            }
-            run.write(out)?;
-        }
-        if self.runs.len() > 1 {
-            let median = |value: fn(&Run) -> f64| median(self.runs.iter().map(value).collect());
-            writeln!(out, "\nmedian of {} runs", self.runs.len())?;
-            let (down, up) = (median(|run| run.bond.download.mbit), median(|run| run.bond.upload.mbit));
-            writeln!(out, "  {:<26}{down:>10.2}{up:>10.2}", "bond, Mbit/s")?;
-            let (down, up) = (median(|run| run.ratio.download), median(|run| run.ratio.upload));
-            writeln!(out, "  {:<26}{down:>10.3}{up:>10.3}", "bond / sum of raw links")?;
-        }
-        Ok(())
-    }
-}
-
-impl Run {
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "  {:<26}{:>10}{:>10}", "one TCP flow, Mbit/s", "download", "upload")?;
-        for raw in &self.raw {
-            let label = format!("{} alone ({})", raw.link, raw.congestion_control);
-            writeln!(out, "  {label:<26}{:>10.2}{:>10.2}", raw.mbit.download, raw.mbit.upload)?;
-        }
-        writeln!(out, "  {:<26}{:>10.2}{:>10.2}", "sum", self.raw_sum.download, self.raw_sum.upload)?;
-        let label = format!("bond ({})", self.bond.download.congestion_control);
-        writeln!(out, "  {label:<26}{:>10.2}{:>10.2}", self.bond.download.mbit, self.bond.upload.mbit)?;
-        writeln!(out, "  {:<26}{:>10.3}{:>10.3}", "bond / sum", self.ratio.download, self.ratio.upload)?;
-        let (down, up) = (self.bond.download.longest_pause_ms, self.bond.upload.longest_pause_ms);
-        let pause = |ms: f64| if ms == 0.0 { "< 50".to_owned() } else { format!("{ms:.0}") };
-        writeln!(out, "  {:<26}{:>10}{:>10}", "longest pause, ms", pause(down), pause(up))?;
-        let (down, up) = (self.bond.download.retransmits, self.bond.upload.retransmits);
-        writeln!(out, "  {:<26}{down:>10}{up:>10}", "TCP retransmits")?;
+        write_raw(out, &self.raw)?;
+        let Ways { download: down, upload: up } = &self.bond;
+        let label = format!("bond ({})", down.congestion_control);
+        mbit_row(out, &label, Ways { download: down.mbit, upload: up.mbit })?;
+        ratio_row(out, "bond / sum", self.ratio)?;
+        row(out, "longest pause, ms", [&pause(down.longest_pause_ms), &pause(up.longest_pause_ms)])?;
+        row(out, "TCP retransmits", [&down.retransmits, &up.retransmits])?;
         write_shares(out, "carried by", &self.link_bytes)?;
         if let Some(spread) = &self.spread {
             write_shares(out, "of UDP at 70 %, by", spread)?;
         }
         writeln!(
             out,
-            "  {:<26}{:>8}{:>8}{:>8}{:>8}{:>7}",
+            "  {:<30}{:>8}{:>8}{:>8}{:>8}{:>7}",
             "UDP echo, ms", "p50", "p95", "p99", "max", "lost"
         )?;
-        for (label, echo) in [
-            ("idle", &self.echo_idle),
-            ("during the download", &self.echo_loaded.download),
-            ("during the upload", &self.echo_loaded.upload),
-        ] {
-            let Echo { sent, received, p50_ms, p95_ms, p99_ms, max_ms } = echo;
-            let lost = sent.saturating_sub(*received);
-            writeln!(out, "  {label:<26}{p50_ms:>8.1}{p95_ms:>8.1}{p99_ms:>8.1}{max_ms:>8.1}{lost:>7}")?;
-        }
+        self.echo_idle.write(out, "idle")?;
+        self.echo_loaded.download.write(out, "during the download")?;
+        self.echo_loaded.upload.write(out, "during the upload")?;
         let Overhead { inner_bytes, outer_bytes, overhead_bytes } = self.wire_overhead;
         writeln!(
             out,
             "  wire overhead {overhead_bytes} bytes: {inner_bytes} inner became {outer_bytes} outer (28 of IP and UDP)"
         )?;
-        let Lateness { p50, p99, max } = self.emulator_lateness_us;
-        writeln!(out, "  emulator lateness p50 {p50:.0} us, p99 {p99:.0} us, max {max:.0} us")?;
-        if p99 > LATENESS_MAX_US || self.emulator_overrun_packets > 0 {
-            let lost = self.emulator_overrun_packets;
-            writeln!(
-                out,
-                "  the emulator was too late or lost {lost} packets itself: these figures do not count"
-            )?;
-        }
-        Ok(())
+        self.emulator.write(out)
     }
+
+    fn write_medians(runs: &[Self], out: &mut String) -> std::fmt::Result {
+        let both = |value: fn(&Self) -> Ways<f64>| Ways {
+            download: median(runs.iter().map(|run| value(run).download).collect()),
+            upload: median(runs.iter().map(|run| value(run).upload).collect()),
+        };
+        writeln!(out, "\nmedian of {} runs", runs.len())?;
+        let mbit = both(|run| Ways { download: run.bond.download.mbit, upload: run.bond.upload.mbit });
+        mbit_row(out, "bond, Mbit/s", mbit)?;
+        ratio_row(out, "bond / sum", both(|run| run.ratio))
+    }
+}
+
+impl Echo {
+    /// For people.
+    pub(super) fn write(&self, out: &mut String, label: &str) -> std::fmt::Result {
+        let Self { sent, received, p50_ms, p95_ms, p99_ms, max_ms } = self;
+        let lost = sent.saturating_sub(*received);
+        writeln!(out, "  {label:<30}{p50_ms:>8.1}{p95_ms:>8.1}{p99_ms:>8.1}{max_ms:>8.1}{lost:>7}")
+    }
+}
+
+/// A pause for people: shorter ones than 50 ms are not listed.
+pub(super) fn pause(ms: f64) -> String {
+    if ms == 0.0 { "< 50".to_owned() } else { format!("{ms:.0}") }
 }
 
 fn write_shares(out: &mut String, label: &str, links: &[LinkBytes]) -> std::fmt::Result {
@@ -222,7 +271,11 @@ fn write_shares(out: &mut String, label: &str, links: &[LinkBytes]) -> std::fmt:
     for link in links {
         let down = 100.0 * link.bytes.download as f64 / all_down;
         let up = 100.0 * link.bytes.upload as f64 / all_up;
-        writeln!(out, "  {:<26}{down:>10.1}{up:>10.1}", format!("{label} {}, %", link.link))?;
+        row(
+            out,
+            &format!("{label} {}, %", link.link),
+            [&format_args!("{down:.1}"), &format_args!("{up:.1}")],
+        )?;
     }
     Ok(())
 }

@@ -1,0 +1,227 @@
+//! The lab of one run, and what every kind of run measures in it in the same way.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use mwb_proto::bond::RoutingMode;
+use mwb_sim::lab::{Host, Lab};
+use mwb_sim::traffic::{FlowResult, FlowSpec, Server, TrafficError, download, server, upload};
+use mwb_sim::wan::{EmulatorControl, LinkCounters};
+
+use super::CUT;
+use super::profile::{Link, Profile};
+use super::report::{Health, LinkBytes, RawLink, Transfer, Ways};
+use crate::lab_mesh::{Mesh, MeshOptions};
+
+/// Where the test server listens.
+const PORT: u16 = 7000;
+
+/// What makes a flow: [`download`] or [`upload`].
+pub(super) type Flow = fn(&FlowSpec) -> Result<FlowResult, TrafficError>;
+
+/// How to measure.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// Routing mode of all nodes, if one was asked for.
+    pub(super) mode: Option<RoutingMode>,
+    /// Length of each transfer.
+    pub(super) length: Duration,
+    /// A folder for the nodes' traces and the start of their file names.
+    pub(super) trace: Option<(PathBuf, String)>,
+}
+
+/// A lab that is ready to measure.
+pub(super) struct Stage<'a> {
+    profile: &'a Profile,
+    settings: Settings,
+    say: &'a dyn Fn(&str),
+    // In this order they end.
+    server: Server,
+    lab: Lab,
+}
+
+impl<'a> Stage<'a> {
+    /// The lab of `profile`, with a test server.
+    ///
+    /// # Errors
+    /// When the system refuses something.
+    pub(super) fn new(
+        profile: &'a Profile,
+        settings: Settings,
+        say: &'a dyn Fn(&str),
+    ) -> anyhow::Result<Self> {
+        say("building the lab");
+        let lab = profile.lab().context("building the lab")?;
+        let host = lab.host("server");
+        let address = SocketAddr::new(host.address(), PORT);
+        let server = host.run(move || server(address)).context("starting the test server")?;
+        Ok(Self { profile, settings, say, server, lab })
+    }
+
+    /// The links and what is asked of them.
+    pub(super) fn profile(&self) -> &'a Profile {
+        self.profile
+    }
+
+    /// How to measure.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Tells people what is going on.
+    pub(super) fn say(&self, what: &str) {
+        (self.say)(what);
+    }
+
+    /// The namespaces and the emulator.
+    pub(super) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Control of the emulated links.
+    pub(super) fn emulator(&self) -> EmulatorControl {
+        self.lab.emulator()
+    }
+
+    /// The test server.
+    pub(super) fn server(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Starts the nodes, and counts the emulator's lateness from then on.
+    ///
+    /// # Errors
+    /// When a node does not start or its paths do not come up.
+    pub(super) fn mesh(&self) -> anyhow::Result<Mesh> {
+        self.say("starting the nodes");
+        let options = MeshOptions {
+            mode: self.settings.mode.unwrap_or_default(),
+            weights: self.profile.links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
+            trace: self.settings.trace.clone(),
+        };
+        let mesh = Mesh::start(&self.lab, &options, &|| Ok(()))?;
+        self.emulator().reset_lateness()?;
+        Ok(mesh)
+    }
+
+    /// How well the emulator kept time since the nodes started.
+    ///
+    /// # Errors
+    /// When the emulator has ended.
+    pub(super) fn health(&self) -> anyhow::Result<Health> {
+        let emulator = self.emulator();
+        let lost = |link: &LinkCounters| -> u64 {
+            [link.up, link.down].iter().map(|way| way.dropped_emulator + way.dropped_socket).sum()
+        };
+        let overrun_packets = emulator.all_counters()?.iter().map(|(_, link)| lost(link)).sum();
+        if overrun_packets > 0 {
+            self.say(&format!(
+                "the emulator was overrun and lost {overrun_packets} packets: these figures do not count"
+            ));
+        }
+        let lateness = emulator.lateness()?;
+        let (p50_us, p99_us, max_us) = (lateness.p50_us, lateness.p99_us, lateness.max_us);
+        Ok(Health { p50_us, p99_us, max_us, overrun_packets })
+    }
+
+    /// Each link alone, both ways, without a tunnel, from the host that has it.
+    ///
+    /// # Errors
+    /// When a flow fails.
+    pub(super) fn raw_links(&self) -> anyhow::Result<Vec<RawLink>> {
+        self.profile.links.iter().map(|link| self.raw(link)).collect()
+    }
+
+    fn raw(&self, link: &Link) -> anyhow::Result<RawLink> {
+        let (host, device) = self.device(&link.name)?;
+        let congestion_control = link.reference();
+        let one = |name: &str, flow: Flow| -> anyhow::Result<FlowResult> {
+            self.say(&format!("{} alone, {name} ({congestion_control})", link.name));
+            let spec = self.flow(self.settings.length).congestion_control(congestion_control).device(&device);
+            self.emulator().restart_traces()?;
+            check(host.run(move || flow(&spec))?, name)
+        };
+        let (down, up) = (one("download", download)?, one("upload", upload)?);
+        Ok(RawLink {
+            link: link.name.clone(),
+            congestion_control: down.congestion_control().to_owned(),
+            mbit: Ways { download: down.goodput_mbit(CUT), upload: up.goodput_mbit(CUT) },
+        })
+    }
+
+    /// The host that has a link, and the interface it is behind.
+    ///
+    /// # Errors
+    /// When the lab has no such link.
+    pub(super) fn device(&self, link: &str) -> anyhow::Result<(Host, String)> {
+        let found = self.lab.hosts().iter().find_map(|host| {
+            let uplink = host.uplinks().iter().find(|uplink| uplink.link == link)?;
+            Some((host.clone(), uplink.interface.clone()))
+        });
+        found.with_context(|| format!("the lab has no link {link}"))
+    }
+
+    /// Hosts with uplinks, in order.
+    pub(super) fn edges(&self) -> Vec<Host> {
+        self.lab.hosts().iter().filter(|host| !host.uplinks().is_empty()).cloned().collect()
+    }
+
+    /// Does something, and says how many bytes each link delivered meanwhile. Traces begin with it.
+    ///
+    /// # Errors
+    /// Those of `work`, or the emulator has ended.
+    pub(super) fn counted<R>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<R>,
+    ) -> anyhow::Result<(R, Vec<LinkBytes>)> {
+        let emulator = self.emulator();
+        emulator.restart_traces()?;
+        let before = emulator.all_counters()?;
+        let result = work()?;
+        let after = emulator.all_counters()?;
+        let bytes = before.iter().zip(&after).map(|((link, before), (_, after))| LinkBytes {
+            link: link.clone(),
+            bytes: Ways {
+                download: after.down.bytes - before.down.bytes,
+                upload: after.up.bytes - before.up.bytes,
+            },
+        });
+        Ok((result, bytes.collect()))
+    }
+
+    /// A flow of this length to the test server.
+    pub(super) fn flow(&self, length: Duration) -> FlowSpec {
+        FlowSpec::seconds(self.server(), length.as_secs())
+    }
+}
+
+/// A flow that did not end well, or not with the congestion control that was asked for, is no figure.
+///
+/// # Errors
+/// Those.
+pub(super) fn check(result: FlowResult, name: &str) -> anyhow::Result<FlowResult> {
+    if let Some(failure) = &result.failure {
+        bail!("the {name} failed: {failure}");
+    }
+    if let Some(refused) = &result.sender.congestion_control_refused {
+        bail!(
+            "the kernel refused a congestion control ({refused}); load its module: modprobe tcp_bbr tcp_cubic"
+        );
+    }
+    if !result.complete() {
+        bail!("the {name} delivered {} of {} bytes, or wrong ones", result.total_bytes, result.sender.bytes);
+    }
+    Ok(result)
+}
+
+/// What is reported of a flow.
+pub(super) fn transfer(result: &FlowResult) -> Transfer {
+    Transfer {
+        mbit: result.goodput_mbit(CUT),
+        congestion_control: result.congestion_control().to_owned(),
+        longest_pause_ms: result.longest_gap_ms_after(CUT),
+        retransmits: u64::from(result.retransmits()),
+    }
+}
