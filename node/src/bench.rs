@@ -6,12 +6,18 @@
 
 mod idle;
 mod measure;
+mod mptcp;
+mod neighbours;
+mod outage;
 mod overhead;
+mod plot;
 mod profile;
 mod report;
 mod sharing;
 mod sharing_report;
 mod stage;
+mod timeline;
+mod ways;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +49,9 @@ pub(crate) struct BenchArgs {
     /// sum is spread
     #[arg(long, value_name = "MODE")]
     mode: Option<RoutingMode>,
+    /// Congestion control of the TCP flows, inside the bond and beside it
+    #[arg(long, value_name = "NAME", default_value = "cubic", value_parser = ["cubic", "bbr"])]
+    congestion: String,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -52,6 +61,9 @@ pub(crate) struct BenchArgs {
     /// How often to measure everything
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     runs: u64,
+    /// Write a picture of what each link delivered over time, of the first run
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Write the nodes' traces into this folder
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
@@ -88,6 +100,9 @@ fn measure_all(args: &BenchArgs) -> anyhow::Result<String> {
     match profile.kind {
         Kind::Bond => repeat(args, &profile, measure::run),
         Kind::Lan => repeat(args, &profile, sharing::run),
+        Kind::Cut => repeat(args, &profile, outage::cuts),
+        Kind::Return => repeat(args, &profile, outage::returns),
+        Kind::Neighbours => repeat(args, &profile, neighbours::run),
     }
 }
 
@@ -103,6 +118,7 @@ fn repeat<R: Measured>(
         let settings = Settings {
             mode: args.mode,
             length: Duration::from_secs(args.seconds),
+            congestion_control: args.congestion.clone(),
             trace: args.trace.clone().map(|dir| (dir, format!("{}-run{number}", profile.name))),
         };
         runs.push(one(&Stage::new(profile, settings, &say)?)?);
@@ -110,11 +126,16 @@ fn repeat<R: Measured>(
     let report = Report {
         profile: profile.clone(),
         mode: args.mode.unwrap_or_default(),
+        congestion_control: args.congestion.clone(),
         seconds: args.seconds,
         cut_seconds: CUT.as_secs(),
         version: env!("CARGO_PKG_VERSION"),
         runs,
     };
+    if let (Some(file), Some(run)) = (&args.plot, report.runs.first()) {
+        let picture = plot::svg(&format!("mwb-node bench, {}", profile.name), &run.timelines());
+        std::fs::write(file, picture).with_context(|| format!("writing {}", file.display()))?;
+    }
     if !args.json {
         return Ok(report.table());
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use mwb_proto::bond::RoutingMode;
-use mwb_sim::lab::{Host, Lab, LabChild};
+use mwb_sim::lab::{Host, Lab, LabChild, Uplink};
 
 use crate::status::{self, Request};
 use crate::status_text;
@@ -40,8 +40,18 @@ pub(crate) struct MeshOptions {
     pub(crate) mode: RoutingMode,
     /// Weights of links by name; the default for those not named.
     pub(crate) weights: BTreeMap<String, u32>,
+    /// The one link that edges use; all when not given.
+    pub(crate) only: Option<String>,
     /// A folder for the nodes' traces and the start of their file names.
     pub(crate) trace: Option<(PathBuf, String)>,
+}
+
+impl MeshOptions {
+    /// The uplinks that an edge uses.
+    fn uplinks<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = &'a Uplink> {
+        let used = |uplink: &&Uplink| self.only.as_ref().is_none_or(|only| *only == uplink.link);
+        host.uplinks().iter().filter(used)
+    }
 }
 
 /// Running nodes; they end with it.
@@ -68,7 +78,10 @@ impl Mesh {
         options: &MeshOptions,
         go_on: &dyn Fn() -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        let dir = lab.dir().join("nodes");
+        let dir = match &options.only {
+            Some(link) => lab.dir().join(format!("nodes-{link}")),
+            None => lab.dir().join("nodes"),
+        };
         std::fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         let program = std::env::current_exe().context("finding this program")?;
         let hosts: Vec<&Host> =
@@ -78,7 +91,7 @@ impl Mesh {
             ids.insert(host.name(), key(&program, &dir, host.name())?);
         }
         let edges: Vec<&Host> = hosts.iter().copied().filter(|host| host.name() != EXIT).collect();
-        let uplinks: usize = edges.iter().map(|host| host.uplinks().len()).sum();
+        let uplinks: usize = edges.iter().map(|host| options.uplinks(host).count()).sum();
         let mut mesh = Self { nodes: Vec::new() };
         for host in &hosts {
             let (text, paths) = if host.name() == EXIT {
@@ -166,7 +179,8 @@ impl Node {
         command.arg("run").arg("--config").arg(config_file);
         command.arg("--state-dir").arg(dir.join(&name)).arg("--runtime-dir").arg(&runtime_dir);
         if let Some((folder, prefix)) = &options.trace {
-            command.arg("--trace").arg(folder.join(format!("{prefix}-{name}.jsonl")));
+            let over = options.only.as_ref().map(|link| format!("-{link}")).unwrap_or_default();
+            command.arg("--trace").arg(folder.join(format!("{prefix}{over}-{name}.jsonl")));
         }
         let child = host.spawn(command).with_context(|| format!("starting the node on {name}"))?;
         Ok(Self { name, paths, runtime_dir, child })
@@ -200,7 +214,7 @@ fn edge_config(
 ) -> String {
     let exit = lab.host(EXIT);
     let mut text = format!("[routing]\nmode = \"{}\"\n", options.mode);
-    for uplink in host.uplinks() {
+    for uplink in options.uplinks(host) {
         text.push_str(&format!(
             "\n[[uplinks]]\nname = \"{}\"\ninterface = \"{}\"\n",
             uplink.link, uplink.interface

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use mwb_sim::traffic::{EchoResult, EchoSpec, download, udp_echo, upload};
+use mwb_sim::traffic::{EchoSpec, udp_echo};
 
-use super::report::{Echo, LinkBytes, Run, Transfer, Ways, sum};
-use super::stage::{Flow, Stage, check, transfer};
-use super::{CUT, overhead};
+use super::report::{Echo, LinkBytes, Reference, Run, sum};
+use super::stage::Stage;
+use super::ways::Ways;
+use super::{CUT, mptcp, overhead};
 
-/// Echoes per second and their UDP payload: a game's or a call's.
-const ECHO_RATE: f64 = 20.0;
-const ECHO_BYTES: usize = 100;
 /// Length of the echo without other traffic.
 const ECHO_IDLE: Duration = Duration::from_secs(5);
 
@@ -29,61 +27,66 @@ const LOAD_COUNTED: Duration = Duration::from_secs(5);
 pub(super) fn run(stage: &Stage<'_>) -> anyhow::Result<Run> {
     let raw = stage.raw_links()?;
     let raw_sum = sum(&raw);
-    let mesh = stage.mesh()?;
+    let mptcp = mptcp::measure(stage, &raw);
+    let mesh = stage.mesh(None)?;
     stage.say("a lone packet's overhead, and the echo without traffic");
     let edge = stage.lab().host("edge");
     let wire_overhead = overhead::measure(&edge, &stage.emulator(), stage.server())?;
-    let echo = EchoSpec::new(stage.server(), ECHO_RATE, ECHO_BYTES, ECHO_IDLE);
-    let echo_idle = edge.run(move || udp_echo(&echo)).map(|result| summary(&result))?;
+    let echo = stage.echo_for(ECHO_IDLE);
+    let echo_idle = edge.run(move || udp_echo(&echo)).map(|result| Echo::from(&result))?;
 
-    let (down, echo_down, down_bytes) = bonded(stage, "download", download)?;
-    let (up, echo_up, up_bytes) = bonded(stage, "upload", upload)?;
+    let control = &stage.settings().congestion_control;
+    let spec = stage.flow(stage.settings().length);
+    let bond = Ways::try_of(|way| {
+        let title = format!("bond, {} ({control})", way.name());
+        stage.measured(&title, &edge, &spec, way, Some(&stage.echo()))
+    })?;
     let spread = stage.settings().mode.map(|_| spread(stage)).transpose()?;
     let emulator = stage.health()?;
     mesh.stop()?;
 
-    let link_bytes = down_bytes.into_iter().zip(up_bytes).map(|(down, up)| LinkBytes {
-        link: down.link,
-        bytes: Ways { download: down.bytes.download, upload: up.bytes.upload },
-    });
-    let ratio = Ways { download: down.mbit / raw_sum.download, upload: up.mbit / raw_sum.upload };
+    let mbit = bond.map(|run| run.result.goodput_mbit(CUT));
+    let reference = stage.profile().reference.as_deref();
+    let reference = reference.map(|link| alone(stage, link, mbit)).transpose()?;
+    let links = bond.download.carried.links.iter().zip(&bond.upload.carried.links);
     Ok(Run {
         raw,
         raw_sum,
-        bond: Ways { download: down, upload: up },
-        ratio,
+        mptcp,
+        ratio: mbit.over(raw_sum),
+        reference,
         echo_idle,
-        echo_loaded: Ways { download: echo_down, upload: echo_up },
-        link_bytes: link_bytes.collect(),
+        echo_loaded: Ways::try_of(|way| bond.of(way).echo())?,
+        link_bytes: links
+            .map(|(down, up)| LinkBytes {
+                link: down.link.clone(),
+                bytes: Ways { download: down.bytes.download, upload: up.bytes.upload },
+            })
+            .collect(),
         spread,
         wire_overhead,
         emulator,
+        bond: bond.map(|run| run.transfer()),
+        timelines: [bond.download, bond.upload].map(|run| run.carried.timeline).into(),
     })
 }
 
-/// One flow through the bond, and after the cut the echo beside it.
-fn bonded(stage: &Stage<'_>, name: &str, flow: Flow) -> anyhow::Result<(Transfer, Echo, Vec<LinkBytes>)> {
-    stage.say(&format!("bond, {name} (cubic)"));
+/// The same tunnel over one link alone; `bond` is what it did over all.
+fn alone(stage: &Stage<'_>, link: &str, bond: Ways<f64>) -> anyhow::Result<Reference> {
+    let mesh = stage.mesh(Some(link))?;
     let edge = stage.lab().host("edge");
-    let length = stage.settings().length;
-    let spec = stage.flow(length);
-    let echo = EchoSpec::new(stage.server(), ECHO_RATE, ECHO_BYTES, length - CUT);
-    let ((result, echo), bytes) = stage.counted(|| {
-        let running = edge.start(move || {
-            std::thread::sleep(CUT);
-            udp_echo(&echo)
-        });
-        let result = edge.run(move || flow(&spec));
-        let echo = running.join()?;
-        Ok((check(result?, name)?, echo))
+    let spec = stage.flow(stage.settings().length);
+    let runs = Ways::try_of(|way| {
+        stage.measured(&format!("tunnel over {link} alone, {}", way.name()), &edge, &spec, way, None)
     })?;
-    Ok((transfer(&result), summary(&echo), bytes))
+    mesh.stop()?;
+    let mbit = runs.map(|run| run.result.goodput_mbit(CUT));
+    Ok(Reference { link: link.to_owned(), mbit, ratio: bond.over(mbit) })
 }
 
 /// How the bond spreads an echo that takes a part of what the links can carry both ways, in four flows.
 fn spread(stage: &Stage<'_>) -> anyhow::Result<Vec<LinkBytes>> {
     let mbit = LOAD * stage.profile().links.iter().map(|link| link.mbit).sum::<f64>();
-    stage.say(&format!("spread of {mbit:.1} Mbit/s"));
     let rate = mbit * 1e6 / 8.0 / LOAD_BYTES as f64 / LOAD_FLOWS as f64;
     let spec = EchoSpec::new(stage.server(), rate, LOAD_BYTES, LOAD_SETTLE + LOAD_COUNTED);
     let edge = stage.lab().host("edge");
@@ -94,23 +97,12 @@ fn spread(stage: &Stage<'_>) -> anyhow::Result<Vec<LinkBytes>> {
         })
         .collect();
     std::thread::sleep(LOAD_SETTLE);
-    let ((), bytes) = stage.counted(|| {
+    let ((), carried) = stage.counted(&format!("spread of {mbit:.1} Mbit/s"), || {
         std::thread::sleep(LOAD_COUNTED);
         Ok(())
     })?;
     for flow in running {
         flow.join()?;
     }
-    Ok(bytes)
-}
-
-fn summary(result: &EchoResult) -> Echo {
-    Echo {
-        sent: result.sent,
-        received: result.received,
-        p50_ms: result.p50_ms,
-        p95_ms: result.p95_ms,
-        p99_ms: result.p99_ms,
-        max_ms: result.max_ms,
-    }
+    Ok(carried.links)
 }

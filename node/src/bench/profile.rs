@@ -52,6 +52,12 @@ pub(super) enum Kind {
     Bond,
     /// A LAN with one host for each link: they lend each other theirs.
     Lan,
+    /// Each link is cut once under a running flow.
+    Cut,
+    /// The last link returns to a running flow.
+    Return,
+    /// Flows of neighbours on the first two links.
+    Neighbours,
 }
 
 impl Kind {
@@ -59,7 +65,7 @@ impl Kind {
     fn links_min(self) -> usize {
         match self {
             Self::Bond => 1,
-            Self::Lan => 2,
+            Self::Lan | Self::Cut | Self::Return | Self::Neighbours => 2,
         }
     }
 }
@@ -73,7 +79,9 @@ impl Profile {
         let links = || self.links.iter().map(Link::spec);
         match self.kind {
             Kind::Lan => Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>()),
-            Kind::Bond => Lab::edge_exit(&links().collect::<Vec<LinkSpec>>()),
+            Kind::Bond | Kind::Cut | Kind::Return | Kind::Neighbours => {
+                Lab::edge_exit(&links().collect::<Vec<LinkSpec>>())
+            }
         }
     }
 
@@ -190,8 +198,7 @@ mod tests {
         let spec = link.spec();
         assert_eq!(spec.up.delay, Duration::from_millis(20));
         assert_eq!(spec.down.rate, Some(20_000_000));
-        assert_eq!(link.reference(), "cubic");
-        assert_eq!(find_built_in("lossy").links[1].reference(), "bbr");
+        assert!(find_built_in("lossy").links[1].is_lossy() && !link.is_lossy());
     }
 
     #[test]

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use mwb_sim::lab::{Host, Running};
-use mwb_sim::traffic::{FlowResult, TrafficError, download, upload};
+use mwb_sim::traffic::{FlowResult, TrafficError, download};
 
 use super::CUT;
-use super::report::Ways;
 use super::sharing_report::{Lender, SharingRun, Single, Together};
-use super::stage::{Flow, Stage, check};
+use super::stage::{Stage, check};
+use super::ways::{Way, Ways};
 
 /// How long the borrower has all uplinks before the lender starts.
 const BORROWER_FIRST: Duration = Duration::from_secs(5);
@@ -25,13 +25,10 @@ const LENDER: usize = 1;
 /// When a flow or a node fails.
 pub(super) fn run(stage: &Stage<'_>) -> anyhow::Result<SharingRun> {
     let raw = stage.raw_links()?;
-    let mesh = stage.mesh()?;
+    let mesh = stage.mesh(None)?;
     let hosts = stage.edges();
     let (borrower, lender) = (&hosts[BORROWER], &hosts[LENDER]);
-    let single = Ways {
-        download: single(stage, borrower, "download", download)?,
-        upload: single(stage, borrower, "upload", upload)?,
-    };
+    let single = Ways::try_of(|way| single(stage, borrower, way))?;
     let together = together(stage, &hosts)?;
     let lender = lending(stage, borrower, lender, raw[LENDER].mbit.download)?;
     let emulator = stage.health()?;
@@ -40,34 +37,33 @@ pub(super) fn run(stage: &Stage<'_>) -> anyhow::Result<SharingRun> {
 }
 
 /// One flow on one host, while the others have nothing to send.
-fn single(stage: &Stage<'_>, host: &Host, name: &str, flow: Flow) -> anyhow::Result<Single> {
-    stage.say(&format!("one {name}, on {}", host.name()));
-    let spec = stage.flow(stage.settings().length);
-    let (result, link_bytes) = stage.counted(|| Ok(host.run(move || flow(&spec))?))?;
-    let result = check(result, name)?;
+fn single(stage: &Stage<'_>, host: &Host, way: Way) -> anyhow::Result<Single> {
+    let title = format!("one {}, on {}", way.name(), host.name());
+    let run = stage.measured(&title, host, &stage.flow(stage.settings().length), way, None)?;
     Ok(Single {
-        mbit: result.goodput_mbit(CUT),
-        longest_pause_ms: result.longest_gap_ms_after(CUT),
-        link_bytes,
+        mbit: run.result.goodput_mbit(CUT),
+        longest_pause_ms: run.result.longest_gap_ms_after(CUT),
+        link_bytes: run.carried.links,
+        timeline: run.carried.timeline,
     })
 }
 
 /// One download on every host, all at once.
 fn together(stage: &Stage<'_>, hosts: &[Host]) -> anyhow::Result<Together> {
-    stage.say("a download on every host at once");
-    let (results, link_bytes) = stage.counted(|| {
+    let (results, carried) = stage.counted("a download on every host at once", || {
         let running: Vec<_> = hosts.iter().map(|host| start(stage, host, stage.settings().length)).collect();
         running.into_iter().map(|flow| check(flow.join()?, "download")).collect::<anyhow::Result<Vec<_>>>()
     })?;
-    Ok(Together { mbit: results.iter().map(|result| result.goodput_mbit(CUT)).collect(), link_bytes })
+    let mbit = results.iter().map(|result| result.goodput_mbit(CUT)).collect();
+    Ok(Together { mbit, link_bytes: carried.links, timeline: carried.timeline })
 }
 
 /// A lender starts a download of its own while a borrower fills all uplinks. `alone` is what the lender's uplink
 /// carries alone, in Mbit/s.
 fn lending(stage: &Stage<'_>, borrower: &Host, lender: &Host, alone: f64) -> anyhow::Result<Lender> {
-    stage.say(&format!("a download on {}, then one on its lender {}", borrower.name(), lender.name()));
+    let title = format!("a download on {}, then one on its lender {}", borrower.name(), lender.name());
     let length = stage.settings().length;
-    let ((borrowed, lent), link_bytes) = stage.counted(|| {
+    let ((borrowed, lent), carried) = stage.counted(&title, || {
         let borrowed = start(stage, borrower, BORROWER_FIRST + length);
         std::thread::sleep(BORROWER_FIRST);
         let lent = start(stage, lender, length);
@@ -80,7 +76,8 @@ fn lending(stage: &Stage<'_>, borrower: &Host, lender: &Host, alone: f64) -> any
         borrower_before_mbit: borrowed.goodput_mbit_between(CUT, BORROWER_FIRST),
         borrower_after_mbit: borrowed
             .goodput_mbit_between(BORROWER_FIRST + LENDER_WAITS, BORROWER_FIRST + length),
-        link_bytes,
+        link_bytes: carried.links,
+        timeline: carried.timeline.mark(BORROWER_FIRST, "the lender starts"),
     })
 }
 

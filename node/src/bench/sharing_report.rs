@@ -5,7 +5,9 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
-use super::report::{Health, LinkBytes, Measured, RawLink, Ways, mbit_row, sum, write_raw};
+use super::report::{Health, LinkBytes, Measured, RawLink, mbit_row, sum, write_raw};
+use super::timeline::Timeline;
+use super::ways::Ways;
 
 /// Least share of the uplinks' sum that one host, or all together, get.
 const SUM_MIN: f64 = 0.85;
@@ -40,6 +42,8 @@ pub(super) struct Single {
     pub(super) longest_pause_ms: f64,
     /// What each uplink delivered meanwhile.
     pub(super) link_bytes: Vec<LinkBytes>,
+    /// The same over time.
+    pub(super) timeline: Timeline,
 }
 
 /// One download on every host.
@@ -49,6 +53,8 @@ pub(super) struct Together {
     pub(super) mbit: Vec<f64>,
     /// What each uplink delivered meanwhile.
     pub(super) link_bytes: Vec<LinkBytes>,
+    /// The same over time.
+    pub(super) timeline: Timeline,
 }
 
 /// A lender that starts a download while a borrower fills its uplink.
@@ -64,6 +70,8 @@ pub(super) struct Lender {
     pub(super) borrower_after_mbit: f64,
     /// What each uplink delivered, from the start of the borrower on.
     pub(super) link_bytes: Vec<LinkBytes>,
+    /// The same over time.
+    pub(super) timeline: Timeline,
 }
 
 /// A figure and what it is to be.
@@ -134,6 +142,11 @@ impl Measured for SharingRun {
         self.emulator.write(out)
     }
 
+    fn timelines(&self) -> Vec<&Timeline> {
+        let Ways { download, upload } = &self.single;
+        vec![&download.timeline, &upload.timeline, &self.together.timeline, &self.lender.timeline]
+    }
+
     fn write_medians(_: &[Self], _: &mut String) -> std::fmt::Result {
         Ok(())
     }
@@ -178,18 +191,29 @@ mod tests {
             link: "one".to_owned(),
             congestion_control: "cubic".to_owned(),
             mbit: Ways { download: mbit, upload: mbit },
+            wire: Ways::default(),
         };
-        let single = |mbit| Single { mbit, longest_pause_ms: 0.0, link_bytes: Vec::new() };
+        let single = |mbit| Single {
+            mbit,
+            longest_pause_ms: 0.0,
+            link_bytes: Vec::new(),
+            timeline: Timeline::default(),
+        };
         let run = SharingRun {
             raw: vec![raw(20.0), raw(20.0)],
             single: Ways { download: single(38.0), upload: single(20.0) },
-            together: Together { mbit: vec![19.0, 19.0], link_bytes: Vec::new() },
+            together: Together {
+                mbit: vec![19.0, 19.0],
+                link_bytes: Vec::new(),
+                timeline: Timeline::default(),
+            },
             lender: Lender {
                 mbit: 18.0,
                 share_of_own: 0.9,
                 borrower_before_mbit: 38.0,
                 borrower_after_mbit: 20.0,
                 link_bytes: Vec::new(),
+                timeline: Timeline::default(),
             },
             emulator: Health { p50_us: 10.0, p99_us: 100.0, max_us: 200.0, overrun_packets: 0 },
         };

@@ -7,19 +7,23 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use mwb_proto::bond::RoutingMode;
 use mwb_sim::lab::{Host, Lab};
-use mwb_sim::traffic::{FlowResult, FlowSpec, Server, TrafficError, download, server, upload};
+use mwb_sim::traffic::{EchoSpec, FlowResult, FlowSpec, Server, server, udp_echo};
 use mwb_sim::wan::{EmulatorControl, LinkCounters};
 
 use super::CUT;
 use super::profile::{Link, Profile};
-use super::report::{Health, LinkBytes, RawLink, Transfer, Ways};
+use super::report::{Echo, Health, LinkBytes, RawLink, Transfer, Wire};
+use super::timeline::{Sampler, Timeline};
+use super::ways::{Way, Ways};
 use crate::lab_mesh::{Mesh, MeshOptions};
 
 /// Where the test server listens.
 const PORT: u16 = 7000;
-
-/// What makes a flow: [`download`] or [`upload`].
-pub(super) type Flow = fn(&FlowSpec) -> Result<FlowResult, TrafficError>;
+/// Echoes per second and their UDP payload: a game's or a call's.
+const ECHO_RATE: f64 = 20.0;
+const ECHO_BYTES: usize = 100;
+/// What IPv4 and UDP add to it.
+const ECHO_HEADERS: u64 = 28;
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ pub(super) struct Settings {
     pub(super) mode: Option<RoutingMode>,
     /// Length of each transfer.
     pub(super) length: Duration,
+    /// Congestion control of flows, unless a raw link needs another.
+    pub(super) congestion_control: String,
     /// A folder for the nodes' traces and the start of their file names.
     pub(super) trace: Option<(PathBuf, String)>,
 }
@@ -90,16 +96,20 @@ impl<'a> Stage<'a> {
         self.server.address()
     }
 
-    /// Starts the nodes, and counts the emulator's lateness from then on.
+    /// Starts the nodes, and counts the emulator's lateness from then on. With `only` the edges have no other uplinks
+    /// than that of this link.
     ///
     /// # Errors
     /// When a node does not start or its paths do not come up.
-    pub(super) fn mesh(&self) -> anyhow::Result<Mesh> {
-        self.say("starting the nodes");
+    pub(super) fn mesh(&self, only: Option<&str>) -> anyhow::Result<Mesh> {
+        self.say(&only.map_or("starting the nodes".to_owned(), |link| {
+            format!("starting the nodes, over {link} alone")
+        }));
         let options = MeshOptions {
             mode: self.settings.mode.unwrap_or_default(),
             weights: self.profile.links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
             trace: self.settings.trace.clone(),
+            only: only.map(str::to_owned),
         };
         let mesh = Mesh::start(&self.lab, &options, &|| Ok(()))?;
         self.emulator().reset_lateness()?;
@@ -136,19 +146,58 @@ impl<'a> Stage<'a> {
 
     fn raw(&self, link: &Link) -> anyhow::Result<RawLink> {
         let (host, device) = self.device(&link.name)?;
-        let congestion_control = link.reference();
-        let one = |name: &str, flow: Flow| -> anyhow::Result<FlowResult> {
-            self.say(&format!("{} alone, {name} ({congestion_control})", link.name));
-            let spec = self.flow(self.settings.length).congestion_control(congestion_control).device(&device);
-            self.emulator().restart_traces()?;
-            check(host.run(move || flow(&spec))?, name)
-        };
-        let (down, up) = (one("download", download)?, one("upload", upload)?);
+        let control = if link.is_lossy() { "bbr" } else { &self.settings.congestion_control };
+        let spec = self.flow(self.settings.length).congestion_control(control).device(&device);
+        let runs = Ways::try_of(|way| {
+            let title = format!("{} alone, {} ({control})", link.name, way.name());
+            self.measured(&title, &host, &spec, way, None)
+        })?;
         Ok(RawLink {
             link: link.name.clone(),
-            congestion_control: down.congestion_control().to_owned(),
-            mbit: Ways { download: down.goodput_mbit(CUT), upload: up.goodput_mbit(CUT) },
+            congestion_control: runs.download.result.congestion_control().to_owned(),
+            mbit: runs.map(|run| run.result.goodput_mbit(CUT)),
+            wire: runs.map(|run| run.wire),
         })
+    }
+
+    /// One flow, and what the links carried for it; with `echo` also that, after the cut.
+    ///
+    /// # Errors
+    /// When the flow fails.
+    pub(super) fn measured(
+        &self,
+        title: &str,
+        host: &Host,
+        spec: &FlowSpec,
+        way: Way,
+        echo: Option<&EchoSpec>,
+    ) -> anyhow::Result<FlowRun> {
+        let spec = spec.clone();
+        let ((result, echo), carried) = self.counted(title, || {
+            let running = echo.cloned().map(|echo| {
+                host.start(move || {
+                    std::thread::sleep(CUT);
+                    udp_echo(&echo)
+                })
+            });
+            let result = host.run(move || way.flow(&spec));
+            let echo = running.map(|running| running.join()).transpose()?;
+            Ok((check(result?, way.name())?, echo))
+        })?;
+        let echo = echo.map(|echo| Echo::from(&echo));
+        let echo_bytes = echo.map_or(0, |echo| echo.received * (ECHO_BYTES as u64 + ECHO_HEADERS));
+        let wire = Wire::new(result.total_bytes, echo_bytes, &carried.links, way);
+        Ok(FlowRun { result, echo, wire, carried })
+    }
+
+    /// The echo that runs beside a flow: as long as that, less the cut.
+    pub(super) fn echo(&self) -> EchoSpec {
+        self.echo_for(self.settings.length - CUT)
+    }
+
+    /// The same for another time.
+    pub(super) fn echo_for(&self, length: Duration) -> EchoSpec {
+        EchoSpec::new(self.server(), ECHO_RATE, ECHO_BYTES, length)
     }
 
     /// The host that has a link, and the interface it is behind.
@@ -168,33 +217,54 @@ impl<'a> Stage<'a> {
         self.lab.hosts().iter().filter(|host| !host.uplinks().is_empty()).cloned().collect()
     }
 
-    /// Does something, and says how many bytes each link delivered meanwhile. Traces begin with it.
+    /// Does something, tells people its title, and says what the links carried meanwhile. Traces begin with it.
     ///
     /// # Errors
     /// Those of `work`, or the emulator has ended.
     pub(super) fn counted<R>(
         &self,
+        title: &str,
         work: impl FnOnce() -> anyhow::Result<R>,
-    ) -> anyhow::Result<(R, Vec<LinkBytes>)> {
+    ) -> anyhow::Result<(R, Carried)> {
+        self.say(title);
         let emulator = self.emulator();
         emulator.restart_traces()?;
+        let sampler = Sampler::start(title, self.emulator())?;
         let before = emulator.all_counters()?;
         let result = work()?;
         let after = emulator.all_counters()?;
-        let bytes = before.iter().zip(&after).map(|((link, before), (_, after))| LinkBytes {
+        let links = before.iter().zip(&after).map(|((link, before), (_, after))| LinkBytes {
             link: link.clone(),
             bytes: Ways {
                 download: after.down.bytes - before.down.bytes,
                 upload: after.up.bytes - before.up.bytes,
             },
         });
-        Ok((result, bytes.collect()))
+        Ok((result, Carried { links: links.collect(), timeline: sampler.finish()? }))
     }
 
     /// A flow of this length to the test server.
     pub(super) fn flow(&self, length: Duration) -> FlowSpec {
         FlowSpec::seconds(self.server(), length.as_secs())
+            .congestion_control(&self.settings.congestion_control)
     }
+}
+
+/// What the links delivered while something ran.
+pub(super) struct Carried {
+    /// In all.
+    pub(super) links: Vec<LinkBytes>,
+    /// Over time.
+    pub(super) timeline: Timeline,
+}
+
+/// A flow that ended well.
+pub(super) struct FlowRun {
+    pub(super) result: FlowResult,
+    /// Of the echo beside it, if there was one.
+    pub(super) echo: Option<Echo>,
+    pub(super) wire: Wire,
+    pub(super) carried: Carried,
 }
 
 /// A flow that did not end well, or not with the congestion control that was asked for, is no figure.
@@ -216,12 +286,23 @@ pub(super) fn check(result: FlowResult, name: &str) -> anyhow::Result<FlowResult
     Ok(result)
 }
 
-/// What is reported of a flow.
-pub(super) fn transfer(result: &FlowResult) -> Transfer {
-    Transfer {
-        mbit: result.goodput_mbit(CUT),
-        congestion_control: result.congestion_control().to_owned(),
-        longest_pause_ms: result.longest_gap_ms_after(CUT),
-        retransmits: u64::from(result.retransmits()),
+impl FlowRun {
+    /// What is reported of it.
+    pub(super) fn transfer(&self) -> Transfer {
+        Transfer {
+            mbit: self.result.goodput_mbit(CUT),
+            congestion_control: self.result.congestion_control().to_owned(),
+            longest_pause_ms: self.result.longest_gap_ms_after(CUT),
+            retransmits: u64::from(self.result.retransmits()),
+            wire: self.wire,
+        }
+    }
+
+    /// The echo beside it.
+    ///
+    /// # Errors
+    /// When there was none.
+    pub(super) fn echo(&self) -> anyhow::Result<Echo> {
+        self.echo.context("no echo ran beside the flow")
     }
 }

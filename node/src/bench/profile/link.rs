@@ -139,19 +139,19 @@ impl Link {
         LinkSpec::new(self.name.clone(), way(self.mbit_up(), up), way(self.mbit, down))
     }
 
-    /// Congestion control of the flow that says what the link carries alone: CUBIC cannot fill one that drops
-    /// packets for other reasons than a full queue.
-    pub(in crate::bench) fn reference(&self) -> &'static str {
-        let lossy = self.loss_percent > 0.0 || self.burst_loss_percent > 0.0 || self.policer_bytes.is_some();
-        if lossy { "bbr" } else { "cubic" }
+    /// Whether it drops packets for other reasons than a full queue. CUBIC cannot fill it then, BBR is the reference.
+    pub(in crate::bench) fn is_lossy(&self) -> bool {
+        self.loss_percent > 0.0 || self.burst_loss_percent > 0.0 || self.policer_bytes.is_some()
     }
 }
 
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>5.4} Mbit/s", self.mbit)?;
+        // A trace's mean has many digits.
+        let short = |mbit: f64| (mbit * 100.0).round() / 100.0;
+        write!(f, "{:>5} Mbit/s", short(self.mbit))?;
         if let Some(up) = self.mbit_up {
-            write!(f, " down, {up:.4} up")?;
+            write!(f, " down, {} up", short(up))?;
         }
         write!(f, ", {:>3} ms round trip", self.rtt_ms)?;
         match self.policer_bytes {
