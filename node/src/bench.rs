@@ -4,10 +4,12 @@
 //! flow goes through the bond, with a slow UDP echo beside it. What is compared was measured minutes apart on
 //! the same machine. Bytes per link come from the emulator, goodput from the receiving program.
 
+mod cpu;
 mod idle;
 mod measure;
 mod mptcp;
 mod neighbours;
+mod openvpn;
 mod outage;
 mod overhead;
 mod plot;
@@ -102,6 +104,7 @@ fn measure_all(args: &BenchArgs) -> anyhow::Result<String> {
         Kind::Lan => repeat(args, &profile, sharing::run),
         Kind::Cut => repeat(args, &profile, outage::cuts),
         Kind::Return => repeat(args, &profile, outage::returns),
+        Kind::Cpu => repeat(args, &profile, cpu::run),
         Kind::Neighbours => repeat(args, &profile, neighbours::run),
     }
 }

@@ -55,17 +55,17 @@ struct Target {
 
 /// The cost of one node.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Cost {
+pub(super) struct Cost {
     /// User and system time in per cent of one core.
-    cpu_percent: f64,
+    pub(super) cpu_percent: f64,
     /// Resident memory, MiB.
     rss_mib: f64,
     /// Times a second that one of its threads was woken or interrupted.
     switches_per_second: f64,
 }
 
-/// One reading of a process.
-struct Reading {
+/// One reading of a process' accounts.
+pub(super) struct Reading {
     at: Instant,
     cpu: Duration,
     rss_mib: f64,
@@ -104,7 +104,8 @@ pub(super) fn measure(args: &BenchArgs) -> anyhow::Result<IdleReport> {
 }
 
 impl Cost {
-    fn between(before: &Reading, after: &Reading) -> Self {
+    /// What the process did between two readings.
+    pub(super) fn between(before: &Reading, after: &Reading) -> Self {
         let seconds = (after.at - before.at).as_secs_f64();
         Self {
             cpu_percent: 100.0 * (after.cpu - before.cpu).as_secs_f64() / seconds,
@@ -115,7 +116,11 @@ impl Cost {
 }
 
 impl Reading {
-    fn of(pid: u32) -> anyhow::Result<Self> {
+    /// Of the process with this id.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(super) fn of(pid: u32) -> anyhow::Result<Self> {
         let file = |name: &str| {
             let path = format!("/proc/{pid}/{name}");
             std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use mwb_sim::lab::{Lab, LabError};
+use mwb_sim::lab::{Lab, LabError, LabOptions};
 use mwb_sim::wan::LinkSpec;
 use serde::{Deserialize, Serialize};
 
@@ -58,13 +58,15 @@ pub(super) enum Kind {
     Return,
     /// Flows of neighbours on the first two links.
     Neighbours,
+    /// Plain interfaces without an emulator: what the nodes cost, against rivals.
+    Cpu,
 }
 
 impl Kind {
     /// With fewer there is nothing to measure.
     fn links_min(self) -> usize {
         match self {
-            Self::Bond => 1,
+            Self::Bond | Self::Cpu => 1,
             Self::Lan | Self::Cut | Self::Return | Self::Neighbours => 2,
         }
     }
@@ -79,6 +81,10 @@ impl Profile {
         let links = || self.links.iter().map(Link::spec);
         match self.kind {
             Kind::Lan => Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>()),
+            Kind::Cpu => Lab::edge_exit_with(
+                &links().collect::<Vec<LinkSpec>>(),
+                &LabOptions { plain: true, ..LabOptions::default() },
+            ),
             Kind::Bond | Kind::Cut | Kind::Return | Kind::Neighbours => {
                 Lab::edge_exit(&links().collect::<Vec<LinkSpec>>())
             }
@@ -97,7 +103,9 @@ impl Profile {
                 "two links are named {:?}",
                 link.name
             );
-            link.prepare(folder, index as u64).with_context(|| format!("link {:?}", link.name))?;
+            if self.kind != Kind::Cpu {
+                link.prepare(folder, index as u64).with_context(|| format!("link {:?}", link.name))?;
+            }
         }
         if let Some(reference) = &self.reference {
             let known = self.links.iter().any(|link| link.name == *reference);
@@ -109,7 +117,7 @@ impl Profile {
 
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<12} {}", self.name, self.about)
+        write!(f, "{:<17} {}", self.name, self.about)
     }
 }
 
@@ -142,16 +150,14 @@ pub(super) fn help() -> String {
     format!("What to measure, over which emulated links{}\n", list(built_in.iter()))
 }
 
-/// One line each, those without links at the end.
+/// One line each; the one without links of its own is the last.
 fn list<'a>(profiles: impl Iterator<Item = &'a Profile>) -> String {
     let mut text = String::new();
     for profile in profiles {
         // Writing to a String cannot fail.
         let _ = write!(text, "\n  {profile}");
     }
-    for (name, about) in [(idle::NAME, idle::ABOUT)] {
-        let _ = write!(text, "\n  {name:<12} {about}");
-    }
+    let _ = write!(text, "\n  {:<17} {}", idle::NAME, idle::ABOUT);
     text
 }
 
@@ -181,11 +187,8 @@ mod tests {
     fn every_built_in_profile_is_found_and_listed() {
         for profile in built_in().unwrap() {
             let found = find_built_in(&profile.name);
-            assert!(
-                found.links.iter().all(|link| link.spec().down.mean_rate() > Some(0)),
-                "{}",
-                profile.name
-            );
+            let limited = found.links.iter().all(|link| link.spec().down.mean_rate() > Some(0));
+            assert!(limited || profile.kind == Kind::Cpu, "{}", profile.name);
             assert!(help().contains(&profile.name) && !profile.about.is_empty());
         }
         let error = find("nothing", None).unwrap_err().to_string();

@@ -348,7 +348,7 @@ fn write_shares(out: &mut String, label: &str, links: &[LinkBytes]) -> std::fmt:
 }
 
 /// The middle value; the mean of the two middle ones of an even number.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

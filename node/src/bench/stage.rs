@@ -19,6 +19,8 @@ use crate::lab_mesh::{Mesh, MeshOptions};
 
 /// Where the test server listens.
 const PORT: u16 = 7000;
+/// How long what is under way at the end of a flow may take to arrive: a full send buffer over 1 Mbit/s.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Echoes per second and their UDP payload: a game's or a call's.
 const ECHO_RATE: f64 = 20.0;
 const ECHO_BYTES: usize = 100;
@@ -246,6 +248,7 @@ impl<'a> Stage<'a> {
     /// A flow of this length to the test server.
     pub(super) fn flow(&self, length: Duration) -> FlowSpec {
         FlowSpec::seconds(self.server(), length.as_secs())
+            .patience(PATIENCE)
             .congestion_control(&self.settings.congestion_control)
     }
 }

@@ -30,6 +30,7 @@ pub(in crate::bench) struct Link {
     #[serde(default)]
     pub(in crate::bench) mbit_up: Option<f64>,
     /// Round trip time without any queue.
+    #[serde(default)]
     pub(in crate::bench) rtt_ms: u64,
     /// Most that is added at random each way; the order is kept.
     #[serde(default)]
@@ -147,6 +148,9 @@ impl Link {
 
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mbit == 0.0 {
+            return write!(f, "a plain pair of interfaces, not emulated");
+        }
         // A trace's mean has many digits.
         let short = |mbit: f64| (mbit * 100.0).round() / 100.0;
         write!(f, "{:>5} Mbit/s", short(self.mbit))?;
