@@ -6,11 +6,11 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use mwb_sim::lab::Host;
-use mwb_sim::traffic::{EchoResult, EchoSpec, FlowResult, FlowSpec, udp_echo};
+use mwb_sim::traffic::{Amount, EchoResult, EchoSpec, FlowResult, FlowSpec, udp_echo};
 use serde::Serialize;
 
-use super::report::{Health, Measured, pause};
-use super::stage::{Carried, Stage, check};
+use super::report::{Health, Measured, Wire, pause};
+use super::stage::{Stage, check};
 use super::timeline::Timeline;
 use super::ways::Way;
 use super::{CUT, mptcp};
@@ -27,6 +27,8 @@ const LAST: Duration = Duration::from_secs(4);
 /// Echoes per second: their interval is the grain of its pauses.
 const ECHO_RATE: f64 = 200.0;
 const ECHO_BYTES: usize = 100;
+/// One with its IPv4 and UDP headers.
+const ECHO_WIRE: u64 = ECHO_BYTES as u64 + 28;
 /// A link is back when it carries this share of its rate.
 const BACK: f64 = 0.8;
 
@@ -68,6 +70,7 @@ struct CutFlow {
     mbit_after: f64,
     /// Seconds from the return until the link carried 80 % of its rate for half a second.
     back_s: Option<f64>,
+    wire: Wire,
     timeline: Timeline,
 }
 
@@ -130,8 +133,7 @@ fn cut(
 ) -> anyhow::Result<(CutFlow, Option<EchoResult>)> {
     let title = format!("{over}, download, {link} is cut");
     let length = length(stage);
-    let mut spec = spec.clone();
-    spec.amount = mwb_sim::traffic::Amount::Duration(length);
+    let spec = FlowSpec { amount: Amount::Duration(length), ..spec.clone() };
     let echo = echo.map(|echo| {
         move || {
             std::thread::sleep(CUT);
@@ -148,11 +150,20 @@ fn cut(
         let flow = check(running.join()?, "download")?;
         Ok((flow, echo.map(|echo| echo.join()).transpose()?))
     })?;
-    Ok((CutFlow::new(stage, link, &flow, carried, length), echo))
+    let echo_bytes = echo.as_ref().map_or(0, |echo| echo.received * ECHO_WIRE);
+    let wire = Wire::new(flow.total_bytes, echo_bytes, &carried.links, Way::Download);
+    Ok((CutFlow::new(stage, link, &flow, wire, carried.timeline, length), echo))
 }
 
 impl CutFlow {
-    fn new(stage: &Stage<'_>, link: &str, flow: &FlowResult, carried: Carried, length: Duration) -> Self {
+    fn new(
+        stage: &Stage<'_>,
+        link: &str,
+        flow: &FlowResult,
+        wire: Wire,
+        timeline: Timeline,
+        length: Duration,
+    ) -> Self {
         let back = DEAD_FROM + DEAD_FOR;
         Self {
             pause_ms: flow.longest_gap_ms_between(DEAD_FROM, back),
@@ -160,8 +171,9 @@ impl CutFlow {
             mbit_before: flow.goodput_mbit_between(CUT, DEAD_FROM),
             mbit_during: flow.goodput_mbit_between(DEAD_FROM, back),
             mbit_after: flow.goodput_mbit_between(back, length),
-            back_s: back_after(stage, link, &carried.timeline, back),
-            timeline: carried.timeline.mark(DEAD_FROM, "cut").mark(back, "back"),
+            back_s: back_after(stage, link, &timeline, back),
+            wire,
+            timeline: timeline.mark(DEAD_FROM, "cut").mark(back, "back"),
         }
     }
 }
@@ -242,6 +254,7 @@ pub(super) struct ReturnRun {
     back_s: Option<f64>,
     /// Longest time without a delivery to the reader after the return; zero when none reached 50 ms.
     pause_after_ms: f64,
+    wire: Wire,
     timeline: Timeline,
     emulator: Health,
 }
@@ -274,6 +287,7 @@ pub(super) fn returns(stage: &Stage<'_>) -> anyhow::Result<ReturnRun> {
         mbit_last: flow.goodput_mbit_between(end - LAST, end),
         back_s: back_after(stage, &link, &carried.timeline, RETURN_AT),
         pause_after_ms: flow.longest_gap_ms_between(RETURN_AT, end),
+        wire: Wire::new(flow.total_bytes, 0, &carried.links, Way::Download),
         timeline: carried.timeline.mark(RETURN_AT, format!("{link} is back")),
         link,
         emulator,
@@ -289,6 +303,9 @@ impl Measured for ReturnRun {
         writeln!(out, "  {:<34}{mbit_last:>10.2}", "the last 4 s")?;
         writeln!(out, "  {:<34}{:>10}", "at 80 % of its rate after, s", seconds(self.back_s))?;
         writeln!(out, "  {:<34}{:>10}", "longest pause after it, ms", pause(self.pause_after_ms))?;
+        let Wire { along_percent, against_percent } = self.wire;
+        writeln!(out, "  {:<34}{along_percent:>10.1}", "headers and repeats, % of it")?;
+        writeln!(out, "  {:<34}{against_percent:>10.1}", "the other way, % of it")?;
         self.emulator.write(out)
     }
 

@@ -24,7 +24,7 @@ struct Table {
     profile: Vec<Profile>,
 }
 
-/// A set of links to bond.
+/// A set of links and what is measured over them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Profile {

@@ -43,6 +43,7 @@ fn single(stage: &Stage<'_>, host: &Host, way: Way) -> anyhow::Result<Single> {
     Ok(Single {
         mbit: run.result.goodput_mbit(CUT),
         longest_pause_ms: run.result.longest_gap_ms_after(CUT),
+        wire: run.wire,
         link_bytes: run.carried.links,
         timeline: run.carried.timeline,
     })

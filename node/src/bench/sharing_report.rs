@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
-use super::report::{Health, LinkBytes, Measured, RawLink, mbit_row, sum, write_raw};
+use super::report::{Health, LinkBytes, Measured, RawLink, Wire, mbit_row, sum, wire_rows, write_raw};
 use super::timeline::Timeline;
 use super::ways::Ways;
 
@@ -40,6 +40,7 @@ pub(super) struct Single {
     pub(super) mbit: f64,
     /// Longest time without a delivery to the reader, after the cut; zero when none reached 50 ms.
     pub(super) longest_pause_ms: f64,
+    pub(super) wire: Wire,
     /// What each uplink delivered meanwhile.
     pub(super) link_bytes: Vec<LinkBytes>,
     /// The same over time.
@@ -105,6 +106,7 @@ impl Measured for SharingRun {
         write_raw(out, &self.raw)?;
         let (down, up) = (&self.single.download, &self.single.upload);
         mbit_row(out, "on the first host", Ways { download: down.mbit, upload: up.mbit })?;
+        wire_rows(out, self.single.map(|single| single.wire))?;
         let all: Vec<String> = self.together.mbit.iter().map(|mbit| format!("{mbit:.2}")).collect();
         writeln!(out, "  {:<30}{:>10}", "on all hosts at once", all.join(" "))?;
         let Lender { mbit, borrower_before_mbit, borrower_after_mbit, .. } = self.lender;
@@ -196,6 +198,7 @@ mod tests {
         let single = |mbit| Single {
             mbit,
             longest_pause_ms: 0.0,
+            wire: Wire::default(),
             link_bytes: Vec::new(),
             timeline: Timeline::default(),
         };
