@@ -3,7 +3,7 @@
 //! Each node has its own key, configuration and folders below the lab's folder, so they go with the lab. The hosts
 //! of a LAN know each other by their LAN addresses and lend each other their uplinks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -40,6 +40,8 @@ pub(crate) struct MeshOptions {
     pub(crate) mode: RoutingMode,
     /// Weights of links by name; the default for those not named.
     pub(crate) weights: BTreeMap<String, u32>,
+    /// Links so bad that nobody waits until they carry packets.
+    pub(crate) optional: BTreeSet<String>,
     /// The one link that edges use; all when not given.
     pub(crate) only: Option<String>,
     /// A folder for the nodes' traces and the start of their file names.
@@ -51,6 +53,11 @@ impl MeshOptions {
     fn uplinks<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = &'a Uplink> {
         let used = |uplink: &&Uplink| self.only.as_ref().is_none_or(|only| *only == uplink.link);
         host.uplinks().iter().filter(used)
+    }
+
+    /// How many of them are to carry packets before anything is measured.
+    fn awaited(&self, host: &Host) -> usize {
+        self.uplinks(host).filter(|uplink| !self.optional.contains(&uplink.link)).count()
     }
 }
 
@@ -69,7 +76,7 @@ struct Node {
 
 impl Mesh {
     /// Starts a node on the exit and on every host that has uplinks or a LAN, and waits until all paths carry packets:
-    /// every edge has one over each uplink of the lab. `go_on` is asked all the while, and its error ends the wait.
+    /// every edge has one over each uplink of the lab, optional ones apart. `go_on` is asked all the while, and its error ends the wait.
     ///
     /// # Errors
     /// When a node does not start or its paths do not come up, with the end of the logs.
@@ -91,7 +98,7 @@ impl Mesh {
             ids.insert(host.name(), key(&program, &dir, host.name())?);
         }
         let edges: Vec<&Host> = hosts.iter().copied().filter(|host| host.name() != EXIT).collect();
-        let uplinks: usize = edges.iter().map(|host| options.uplinks(host).count()).sum();
+        let uplinks: usize = edges.iter().map(|host| options.awaited(host)).sum();
         let mut mesh = Self { nodes: Vec::new() };
         for host in &hosts {
             let (text, paths) = if host.name() == EXIT {

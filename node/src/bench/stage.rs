@@ -107,11 +107,13 @@ impl<'a> Stage<'a> {
         self.say(&only.map_or("starting the nodes".to_owned(), |link| {
             format!("starting the nodes, over {link} alone")
         }));
+        let links = &self.profile.links;
         let options = MeshOptions {
             mode: self.settings.mode.unwrap_or_default(),
-            weights: self.profile.links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
+            weights: links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
             trace: self.settings.trace.clone(),
             only: only.map(str::to_owned),
+            optional: links.iter().filter(|link| link.optional).map(|link| link.name.clone()).collect(),
         };
         let mesh = Mesh::start(&self.lab, &options, &|| Ok(()))?;
         self.emulator().reset_lateness()?;

@@ -59,6 +59,9 @@ pub(in crate::bench) struct Link {
     /// What the edge's configuration says of it.
     #[serde(default = "weight")]
     pub(in crate::bench) weight: u32,
+    /// Whether it is so bad that a run does not wait until it carries packets.
+    #[serde(default)]
+    pub(in crate::bench) optional: bool,
     /// What became of the traces, once read or generated: download, upload.
     #[serde(skip)]
     traces: [Option<Trace>; 2],
