@@ -204,6 +204,18 @@ mod tests {
         assert!(find_built_in("lossy").links[1].is_lossy() && !link.is_lossy());
     }
 
+    /// A run of 15 s must meet what a satellite is known for.
+    #[test]
+    fn the_satellite_goes_dark_both_ways_within_the_first_seconds() {
+        let spec = find_built_in("traces").links[0].spec();
+        for way in [spec.down, spec.up] {
+            let trace = way.trace.unwrap();
+            let gaps = trace.millis().windows(2).filter(|pair| pair[1] - pair[0] >= 60);
+            let first = gaps.map(|pair| pair[0]).next().unwrap();
+            assert!((4000..12_000).contains(&first), "{first}");
+        }
+    }
+
     #[test]
     fn a_file_brings_own_profiles_and_recorded_traces() {
         let folder = tempfile::tempdir().unwrap();

@@ -50,6 +50,9 @@ pub(in crate::bench) struct Link {
     /// A rate that changes as on such a link, generated.
     #[serde(default)]
     trace: Option<TraceKind>,
+    /// Decides a generated trace; by default the link's place in the profile.
+    #[serde(default)]
+    trace_seed: Option<u64>,
     /// File with a recorded trace in Mahimahi's format, relative to the file of the profile.
     #[serde(default)]
     trace_down: Option<PathBuf>,
@@ -111,9 +114,10 @@ impl Link {
                 TraceKind::Lte => Trace::lte,
             };
             let rates = [self.mbit, self.mbit_up()];
+            let seed = self.trace_seed.unwrap_or(index);
             for ((trace, mbit), way) in self.traces.iter_mut().zip(rates).zip(0u64..) {
                 // A seed of its own for each: links are not in step.
-                trace.get_or_insert_with(|| make(mbit, TRACE, 2 * index + way));
+                trace.get_or_insert_with(|| make(mbit, TRACE, 2 * seed + way));
             }
         }
         Ok(())
