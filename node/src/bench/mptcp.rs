@@ -19,6 +19,8 @@ use super::ways::Ways;
 const PORT: u16 = 7001;
 /// As many as the kernel's path manager allows.
 const SUBFLOWS: &str = "8";
+/// What counts as equally fast.
+const ABOUT: f64 = 0.9;
 
 /// What Multipath TCP reached.
 #[derive(Debug, Serialize)]
@@ -50,7 +52,8 @@ pub(super) struct MptcpFlows {
 
 /// Measures both ways, with CUBIC, and also with BBR where that is the reference of a link.
 pub(super) fn measure(stage: &Stage<'_>, raw: &[RawLink]) -> Mptcp {
-    let best = raw.iter().max_by(|a, b| a.mbit.download.total_cmp(&b.mbit.download));
+    let rates = stage.profile().links.iter().zip(raw).map(|(link, raw)| (link.rtt_ms, raw.mbit.download));
+    let best = best(&rates.collect::<Vec<_>>()).and_then(|index| raw.get(index));
     let mut result = Mptcp {
         skipped: None,
         echo_link: best.map(|raw| raw.link.clone()).unwrap_or_default(),
@@ -62,6 +65,13 @@ pub(super) fn measure(stage: &Stage<'_>, raw: &[RawLink]) -> Mptcp {
         result.skipped = Some(why);
     }
     result
+}
+
+/// Where a call would go: of the links (round trip, Mbit/s) that carry about as much as the fastest, the nearest.
+fn best(links: &[(u64, f64)]) -> Option<usize> {
+    let most = links.iter().map(|(_, mbit)| *mbit).fold(0.0, f64::max);
+    let fast = links.iter().enumerate().filter(|(_, (_, mbit))| *mbit >= ABOUT * most);
+    fast.min_by_key(|(_, (rtt, _))| *rtt).map(|(index, _)| index)
 }
 
 fn all(stage: &Stage<'_>, raw: &[RawLink], result: &mut Mptcp) -> anyhow::Result<()> {
@@ -178,5 +188,17 @@ impl Mptcp {
             flows.echo.upload.write(out, &label("up"))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_of_equal_links_is_the_nearest() {
+        assert_eq!(best(&[(150, 12.3), (10, 11.6), (5, 2.0)]), Some(1));
+        assert_eq!(best(&[(10, 20.0), (80, 50.0)]), Some(1));
+        assert_eq!(best(&[]), None);
     }
 }
