@@ -4,14 +4,23 @@
 //! flow goes through the bond, with a slow UDP echo beside it. What is compared was measured minutes apart on
 //! the same machine. Bytes per link come from the emulator, goodput from the receiving program.
 
+mod cpu;
 mod idle;
 mod measure;
+mod mptcp;
+mod neighbours;
+mod openvpn;
+mod outage;
 mod overhead;
+mod plot;
 mod profile;
 mod report;
 mod sharing;
 mod sharing_report;
+mod stage;
+mod timeline;
 mod udp_loss;
+mod ways;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,10 +32,9 @@ use mwb_sim::lab::{self, Lab};
 
 use crate::cli::Failure;
 use crate::{lab_refused, output};
-use measure::Bench;
-use report::Report;
-use sharing::Sharing;
-use sharing_report::SharingReport;
+use profile::{Kind, Profile};
+use report::{Measured, Report};
+use stage::{Settings, Stage};
 
 /// Cut from the start of every transfer: slow start is not what a bond is for.
 const CUT: Duration = Duration::from_secs(3);
@@ -34,14 +42,19 @@ const CUT: Duration = Duration::from_secs(3);
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Links to emulate: two-path, lossy, three-path, big, equal4 or uneven; lan3: hosts that lend each other theirs;
-    /// idle: what nodes cost while unused; udp-loss: what repair does for UDP over links that lose 2 %
-    #[arg(long, default_value = "two-path")]
+    // Its help is the table of profiles.
+    #[arg(long, value_name = "NAME", default_value = "two-path", help = profile::help())]
     profile: String,
+    /// A file with profiles of your own, in the form of the built-in ones (see node/README.md)
+    #[arg(long, value_name = "FILE")]
+    profiles: Option<PathBuf>,
     /// Routing mode of both nodes (see the README); when given, also measures how a load of 70 % of the links'
     /// sum is spread
     #[arg(long, value_name = "MODE")]
     mode: Option<RoutingMode>,
+    /// Congestion control of the TCP flows, inside the bond and beside it
+    #[arg(long, value_name = "NAME", default_value = "cubic", value_parser = ["cubic", "bbr"])]
+    congestion: String,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -51,6 +64,9 @@ pub(crate) struct BenchArgs {
     /// How often to measure everything
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     runs: u64,
+    /// Write a picture of what each link delivered over time, of the first run
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Write the nodes' traces into this folder
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
@@ -81,57 +97,62 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let (json, table) = match measure_all(args)? {
-        Measured::Bond(report) => (serde_json::to_string_pretty(&report), report.table()),
-        Measured::Sharing(report) => (serde_json::to_string_pretty(&report), report.table()),
-    };
-    if args.json {
-        return Ok(output::line(&json.context("writing the report")?)?);
-    }
-    Ok(output::text(&table)?)
+    Ok(output::text(&measure_all(args)?)?)
 }
 
-/// By the kind of the profile.
-enum Measured {
-    Bond(Report),
-    Sharing(SharingReport),
-}
-
-fn measure_all(args: &BenchArgs) -> anyhow::Result<Measured> {
-    let profile = profile::find(&args.profile)?;
+/// Measures a profile of links. The result is the text to print.
+fn measure_all(args: &BenchArgs) -> anyhow::Result<String> {
+    let profile = profile::find(&args.profile, args.profiles.as_deref())?;
     Lab::preflight().map_err(|error| anyhow::anyhow!(lab_refused::explain(&error)))?;
     if let Some(trace) = &args.trace {
         std::fs::create_dir_all(trace).with_context(|| format!("making {}", trace.display()))?;
     }
     output::progress("waiting for other labs on this machine to end");
     let _alone = lab::machine_lock().context("taking the machine's lock")?;
-    let length = Duration::from_secs(args.seconds);
-    let (mut runs, mut shared) = (Vec::new(), Vec::new());
+    match profile.kind {
+        Kind::Bond => repeat(args, &profile, measure::run),
+        Kind::Lan => repeat(args, &profile, sharing::run),
+        Kind::Cut => repeat(args, &profile, outage::cuts),
+        Kind::Return => repeat(args, &profile, outage::returns),
+        Kind::Cpu => repeat(args, &profile, cpu::run),
+        Kind::Neighbours => repeat(args, &profile, neighbours::run),
+    }
+}
+
+/// Does `one` as often as asked for, each time in a new lab.
+fn repeat<R: Measured>(
+    args: &BenchArgs,
+    profile: &Profile,
+    one: impl Fn(&Stage<'_>) -> anyhow::Result<R>,
+) -> anyhow::Result<String> {
+    let mut runs = Vec::new();
     for number in 1..=args.runs {
         let say = |what: &str| output::progress(&format!("[{number}/{}] {what}", args.runs));
-        let trace = args.trace.as_ref().map(|dir| (dir.as_path(), format!("{}-run{number}", profile.name)));
-        if profile.lan {
-            shared.push(Sharing::new(&profile, args.mode, length, &say)?.run(trace)?);
-        } else {
-            runs.push(Bench::new(&profile, args.mode, length, &say)?.run(trace)?);
-        }
+        let settings = Settings {
+            mode: args.mode,
+            length: Duration::from_secs(args.seconds),
+            congestion_control: args.congestion.clone(),
+            trace: args.trace.clone().map(|dir| (dir, format!("{}-run{number}", profile.name))),
+        };
+        runs.push(one(&Stage::new(profile, settings, &say)?)?);
     }
-    if profile.lan {
-        return Ok(Measured::Sharing(SharingReport {
-            profile,
-            mode: args.mode.unwrap_or_default(),
-            seconds: args.seconds,
-            cut_seconds: CUT.as_secs(),
-            version: env!("CARGO_PKG_VERSION"),
-            runs: shared,
-        }));
-    }
-    Ok(Measured::Bond(Report {
-        profile,
+    let report = Report {
+        profile: profile.clone(),
         mode: args.mode.unwrap_or_default(),
+        congestion_control: args.congestion.clone(),
         seconds: args.seconds,
         cut_seconds: CUT.as_secs(),
         version: env!("CARGO_PKG_VERSION"),
         runs,
-    }))
+    };
+    if let (Some(file), Some(run)) = (&args.plot, report.runs.first()) {
+        let picture = plot::svg(&format!("mwb-node bench, {}", profile.name), &run.timelines());
+        std::fs::write(file, picture).with_context(|| format!("writing {}", file.display()))?;
+    }
+    if !args.json {
+        return Ok(report.table());
+    }
+    let mut text = serde_json::to_string_pretty(&report).context("writing the report")?;
+    text.push('\n');
+    Ok(text)
 }

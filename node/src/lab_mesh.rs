@@ -3,7 +3,7 @@
 //! Each node has its own key, configuration and folders below the lab's folder, so they go with the lab. The hosts
 //! of a LAN know each other by their LAN addresses and lend each other their uplinks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use mwb_proto::bond::RoutingMode;
-use mwb_sim::lab::{Host, Lab, LabChild};
+use mwb_sim::lab::{Host, Lab, LabChild, Uplink};
 
 use crate::status::{self, Request};
 use crate::status_text;
@@ -40,8 +40,25 @@ pub(crate) struct MeshOptions {
     pub(crate) mode: RoutingMode,
     /// Weights of links by name; the default for those not named.
     pub(crate) weights: BTreeMap<String, u32>,
+    /// Links so bad that nobody waits until they carry packets.
+    pub(crate) optional: BTreeSet<String>,
+    /// The one link that edges use; all when not given.
+    pub(crate) only: Option<String>,
     /// A folder for the nodes' traces and the start of their file names.
     pub(crate) trace: Option<(PathBuf, String)>,
+}
+
+impl MeshOptions {
+    /// The uplinks that an edge uses.
+    fn uplinks<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = &'a Uplink> {
+        let used = |uplink: &&Uplink| self.only.as_ref().is_none_or(|only| *only == uplink.link);
+        host.uplinks().iter().filter(used)
+    }
+
+    /// How many of them are to carry packets before anything is measured.
+    fn awaited(&self, host: &Host) -> usize {
+        self.uplinks(host).filter(|uplink| !self.optional.contains(&uplink.link)).count()
+    }
 }
 
 /// Running nodes; they end with it.
@@ -59,7 +76,7 @@ struct Node {
 
 impl Mesh {
     /// Starts a node on the exit and on every host that has uplinks or a LAN, and waits until all paths carry packets:
-    /// every edge has one over each uplink of the lab. `go_on` is asked all the while, and its error ends the wait.
+    /// every edge has one over each uplink of the lab, optional ones apart. `go_on` is asked all the while, and its error ends the wait.
     ///
     /// # Errors
     /// When a node does not start or its paths do not come up, with the end of the logs.
@@ -81,7 +98,10 @@ impl Mesh {
         sections: &str,
         go_on: &dyn Fn() -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        let dir = lab.dir().join("nodes");
+        let dir = match &options.only {
+            Some(link) => lab.dir().join(format!("nodes-{link}")),
+            None => lab.dir().join("nodes"),
+        };
         std::fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         let program = std::env::current_exe().context("finding this program")?;
         let hosts: Vec<&Host> =
@@ -91,7 +111,7 @@ impl Mesh {
             ids.insert(host.name(), key(&program, &dir, host.name())?);
         }
         let edges: Vec<&Host> = hosts.iter().copied().filter(|host| host.name() != EXIT).collect();
-        let uplinks: usize = edges.iter().map(|host| host.uplinks().len()).sum();
+        let uplinks: usize = edges.iter().map(|host| options.awaited(host)).sum();
         let mut mesh = Self { nodes: Vec::new() };
         for host in &hosts {
             let (text, paths) = if host.name() == EXIT {
@@ -190,7 +210,8 @@ impl Node {
         command.arg("run").arg("--config").arg(config_file);
         command.arg("--state-dir").arg(dir.join(&name)).arg("--runtime-dir").arg(&runtime_dir);
         if let Some((folder, prefix)) = &options.trace {
-            command.arg("--trace").arg(folder.join(format!("{prefix}-{name}.jsonl")));
+            let over = options.only.as_ref().map(|link| format!("-{link}")).unwrap_or_default();
+            command.arg("--trace").arg(folder.join(format!("{prefix}{over}-{name}.jsonl")));
         }
         let child = host.spawn(command).with_context(|| format!("starting the node on {name}"))?;
         Ok(Self { name, paths, runtime_dir, child })
@@ -224,7 +245,7 @@ fn edge_config(
 ) -> String {
     let exit = lab.host(EXIT);
     let mut text = format!("[routing]\nmode = \"{}\"\n", options.mode);
-    for uplink in host.uplinks() {
+    for uplink in options.uplinks(host) {
         text.push_str(&format!(
             "\n[[uplinks]]\nname = \"{}\"\ninterface = \"{}\"\n",
             uplink.link, uplink.interface

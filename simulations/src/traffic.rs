@@ -10,6 +10,7 @@ mod payload;
 mod stats;
 mod sys;
 mod tcp;
+mod transport;
 mod udp;
 
 use std::io;
@@ -19,7 +20,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use stats::{FlowResult, Gap, SenderReport};
-pub use tcp::{Amount, FlowSpec, Server, download, server, upload};
+pub use tcp::{Amount, FlowSpec, Server, download, server, server_of, upload};
+pub use transport::Transport;
 pub use udp::{EchoResult, EchoSpec, udp_echo};
 
 /// How long to wait for a connection and for an answer to the request.

@@ -1,7 +1,8 @@
 //! The WAN emulator: what a link is made of, and the thread that plays it.
 //!
 //! A link has two directions, `up` (host to internet) and `down`. A packet of one direction passes,
-//! in this order: the cut, the drop-tail queue ([`queue`]), the rate or trace ([`rate`], [`trace`]),
+//! in this order: the cut, the policer ([`policer`]), the drop-tail queue ([`queue`]), the rate or trace
+//! ([`rate`], [`trace`]),
 //! the loss on the medium ([`loss`]: a lost packet has used its share of the rate), and the
 //! propagation delay with jitter ([`delay`]). [`Direction`] composes them without a clock or a
 //! socket; [`Emulator`] (module [`bridge`]) feeds it frames and kernel time stamps.
@@ -14,6 +15,7 @@ pub mod direction;
 pub mod lateness;
 pub mod loss;
 mod packet_socket;
+pub mod policer;
 pub mod queue;
 pub mod rate;
 pub mod trace;
@@ -26,6 +28,7 @@ pub use bridge::{Emulator, EmulatorConfig, EmulatorControl, EmulatorError, LinkP
 pub use direction::Direction;
 pub use lateness::{Lateness, LatenessHistogram};
 pub use loss::BurstLoss;
+pub use policer::Policer;
 pub use queue::QueueLimit;
 pub use trace::{Trace, TraceError};
 
@@ -58,6 +61,8 @@ pub struct DirectionSpec {
     pub loss: f64,
     /// Bursts of loss on top of `loss`.
     pub burst: Option<BurstLoss>,
+    /// Drops what exceeds its rate, in front of the queue.
+    pub policer: Option<Policer>,
     /// Limit of the queue in front of the rate or trace.
     pub queue: QueueLimit,
     /// Delivery opportunities that replace `rate`.
@@ -74,6 +79,7 @@ impl Default for DirectionSpec {
             jitter_reorders: false,
             loss: 0.0,
             burst: None,
+            policer: None,
             queue: QueueLimit::Time(Duration::from_millis(100)),
             trace: None,
         }
@@ -123,7 +129,9 @@ impl DirectionSpec {
 
     /// Mean bits per second that pass, if there is a limit.
     pub fn mean_rate(&self) -> Option<u64> {
-        self.trace.as_ref().map(Trace::mean_rate).or(self.rate)
+        let sent = self.trace.as_ref().map(Trace::mean_rate).or(self.rate);
+        let policed = self.policer.map(|policer| policer.rate);
+        sent.into_iter().chain(policed).min()
     }
 }
 
@@ -163,6 +171,8 @@ pub struct DirectionCounters {
     pub bytes: u64,
     /// Packets dropped by the full queue.
     pub dropped_queue: u64,
+    /// Packets that exceeded the policer's rate.
+    pub dropped_policer: u64,
     /// Packets lost by random or burst loss.
     pub dropped_loss: u64,
     /// Packets that met a cut, or were queued or in flight when it came.

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mwb_sim::lab::{Lab, LabOptions, Operation, in_lab_process, machine_lock, preflight};
-use mwb_sim::traffic::{self, EchoSpec, FlowSpec};
+use mwb_sim::traffic::{self, EchoSpec, FlowSpec, Transport};
 use mwb_sim::wan::{DirectionSpec, LinkSpec};
 use rustix::process::Signal;
 
@@ -271,6 +271,50 @@ fn preflight_tries_and_names_cures() {
                     assert!(Operation::NODE.contains(&check.operation), "{error}");
                 }
             }
+        }
+    });
+}
+
+/// Whether a flow was one of Multipath TCP is what the sender's socket says. One client, one server: one subflow.
+#[test]
+fn a_flow_over_multipath_tcp_says_so_and_a_plain_one_does_not() {
+    const NAME: &str = "a_flow_over_multipath_tcp_says_so_and_a_plain_one_does_not";
+    in_lab_process(NAME, || {
+        let _lock = machine_lock().unwrap();
+        let lab = Lab::edge_exit(&[link("a")]).unwrap();
+        let (edge, host) = (lab.host("edge"), lab.host("server"));
+        let address = SocketAddr::new(host.address(), 5003);
+        let server = host.run(move || traffic::server_of(Transport::Mptcp, address));
+        let _server = match server {
+            Ok(server) => server,
+            Err(error) => mwb_sim::skip!(NAME, "no Multipath TCP here: {error}"),
+        };
+        for (transport, subflows) in [(Transport::Mptcp, Some(1)), (Transport::Tcp, None)] {
+            let spec = FlowSpec::bytes(address, 200_000).transport(transport);
+            let flow = edge.run(move || traffic::upload(&spec)).unwrap();
+            assert!(flow.complete() && flow.congestion_control() == "cubic", "{flow:?}");
+            assert_eq!(flow.sender.subflows, subflows, "{transport:?}");
+        }
+    });
+}
+
+/// Without an emulator there is nothing in the way: what a 50 Mbit/s link takes a second for is there at once.
+#[test]
+fn plain_uplinks_are_not_emulated_and_their_features_can_be_switched() {
+    in_lab_process("plain_uplinks_are_not_emulated_and_their_features_can_be_switched", || {
+        let _lock = machine_lock().unwrap();
+        let options = LabOptions { plain: true, ..LabOptions::default() };
+        let lab = Lab::edge_exit_with(&[link("a"), link("b")], &options).unwrap();
+        assert!(lab.emulator().all_counters().unwrap().is_empty());
+        let (edge, host) = (lab.host("edge"), lab.host("server"));
+        let address = SocketAddr::new(host.address(), 5004);
+        let _server = host.run(move || traffic::server(address)).unwrap();
+        for (uplink, on) in edge.uplinks().to_vec().into_iter().zip([true, false]) {
+            edge.set_feature(&uplink.interface, "tx-udp-segmentation", on).unwrap();
+            assert!(edge.set_feature(&uplink.interface, "tx-nothing", on).is_err());
+            let spec = FlowSpec::bytes(address, 6_000_000).device(&uplink.interface);
+            let flow = edge.run(move || traffic::download(&spec)).unwrap();
+            assert!(flow.complete(), "{flow:?}");
         }
     });
 }

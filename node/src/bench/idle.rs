@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use mwb_sim::lab::{self, Lab};
-use mwb_sim::wan::LinkSpec;
 use serde::Serialize;
 
-use super::profile::{self, Link};
+use super::profile;
 use super::{BenchArgs, output};
 use crate::lab_mesh::{Mesh, MeshOptions};
 use crate::lab_refused;
 
 /// What the command line calls it; it is not in the table of links.
 pub(super) const NAME: &str = "idle";
+pub(super) const ABOUT: &str = "what nodes cost while unused: CPU and memory";
 /// The links under it.
 const LINKS: &str = "two-path";
 /// Not counted: the nodes have just met.
@@ -55,17 +55,17 @@ struct Target {
 
 /// The cost of one node.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Cost {
+pub(super) struct Cost {
     /// User and system time in per cent of one core.
-    cpu_percent: f64,
+    pub(super) cpu_percent: f64,
     /// Resident memory, MiB.
     rss_mib: f64,
     /// Times a second that one of its threads was woken or interrupted.
     switches_per_second: f64,
 }
 
-/// One reading of a process.
-struct Reading {
+/// One reading of a process' accounts.
+pub(super) struct Reading {
     at: Instant,
     cpu: Duration,
     rss_mib: f64,
@@ -77,12 +77,11 @@ struct Reading {
 /// # Errors
 /// When the host does not allow labs, or a node does not work.
 pub(super) fn measure(args: &BenchArgs) -> anyhow::Result<IdleReport> {
-    let profile = profile::find(LINKS)?;
+    let profile = profile::find(LINKS, None)?;
     Lab::preflight().map_err(|error| anyhow::anyhow!(lab_refused::explain(&error)))?;
     output::progress("waiting for other labs on this machine to end");
     let _alone = lab::machine_lock().context("taking the machine's lock")?;
-    let links: Vec<LinkSpec> = profile.links.iter().map(Link::spec).collect();
-    let lab = Lab::edge_exit(&links).context("building the lab")?;
+    let lab = profile.lab().context("building the lab")?;
     let options = MeshOptions { mode: args.mode.unwrap_or_default(), ..MeshOptions::default() };
     let mesh = Mesh::start(&lab, &options, &|| Ok(()))?;
     std::thread::sleep(SETTLE);
@@ -105,7 +104,8 @@ pub(super) fn measure(args: &BenchArgs) -> anyhow::Result<IdleReport> {
 }
 
 impl Cost {
-    fn between(before: &Reading, after: &Reading) -> Self {
+    /// What the process did between two readings.
+    pub(super) fn between(before: &Reading, after: &Reading) -> Self {
         let seconds = (after.at - before.at).as_secs_f64();
         Self {
             cpu_percent: 100.0 * (after.cpu - before.cpu).as_secs_f64() / seconds,
@@ -116,7 +116,11 @@ impl Cost {
 }
 
 impl Reading {
-    fn of(pid: u32) -> anyhow::Result<Self> {
+    /// Of the process with this id.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(super) fn of(pid: u32) -> anyhow::Result<Self> {
         let file = |name: &str| {
             let path = format!("/proc/{pid}/{name}");
             std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))

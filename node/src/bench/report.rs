@@ -1,22 +1,28 @@
 //! What was measured: one JSON object for programs, one table for people.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use mwb_proto::bond::RoutingMode;
+use mwb_sim::traffic::EchoResult;
 use serde::Serialize;
 
+use super::mptcp::Mptcp;
 use super::profile::Profile;
+use super::timeline::Timeline;
+use super::ways::{Way, Ways};
 
 /// Above this lateness (99th percentile, microseconds) the emulated links are not what they are said to be.
 const LATENESS_MAX_US: f64 = 1000.0;
 
 /// All runs of one profile.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct Report<R> {
     /// The links that were emulated.
     pub(super) profile: Profile,
-    /// How both nodes spread packets.
+    /// How all nodes spread packets.
     pub(super) mode: RoutingMode,
+    /// Asked of flows, unless a raw link needs another.
+    pub(super) congestion_control: String,
     /// Length of each transfer.
     pub(super) seconds: u64,
     /// Cut from the start of each transfer.
@@ -24,7 +30,123 @@ pub(super) struct Report {
     /// Version of the program.
     pub(super) version: &'static str,
     /// One entry per run, in order.
-    pub(super) runs: Vec<Run>,
+    pub(super) runs: Vec<R>,
+}
+
+/// What one run found.
+pub(super) trait Measured: Serialize {
+    /// For people.
+    fn write(&self, out: &mut String) -> std::fmt::Result;
+    /// What is worth plotting.
+    fn timelines(&self) -> Vec<&Timeline>;
+    /// The medians of several runs, for people, where there are some.
+    fn write_medians(runs: &[Self], out: &mut String) -> std::fmt::Result
+    where
+        Self: Sized;
+}
+
+impl<R: Measured> Report<R> {
+    /// For people: every run, and the medians when there are several.
+    pub(super) fn table(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "{}: {}", self.profile.name, self.profile.about)?;
+        for link in &self.profile.links {
+            writeln!(out, "  {:<8} {link}", link.name)?;
+        }
+        writeln!(out, "routing mode {}, TCP flows with {}", self.mode, self.congestion_control)?;
+        writeln!(out, "{} s a transfer, the first {} s cut", self.seconds, self.cut_seconds)?;
+        for (number, run) in self.runs.iter().enumerate() {
+            writeln!(out)?;
+            if self.runs.len() > 1 {
+                writeln!(out, "run {} of {}", number + 1, self.runs.len())?;
+            }
+            run.write(out)?;
+        }
+        if self.runs.len() > 1 { R::write_medians(&self.runs, out) } else { Ok(()) }
+    }
+}
+
+/// How well the emulator kept time; a late emulator makes every number doubtful.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Health {
+    /// How late it released packets, in microseconds.
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+    pub(super) max_us: f64,
+    /// Packets that it lost because it was too slow; not zero: the figures do not count.
+    pub(super) overrun_packets: u64,
+}
+
+impl Health {
+    /// For people.
+    pub(super) fn write(&self, out: &mut String) -> std::fmt::Result {
+        let Self { p50_us, p99_us, max_us, overrun_packets } = self;
+        writeln!(out, "  emulator lateness p50 {p50_us:.0} us, p99 {p99_us:.0} us, max {max_us:.0} us")?;
+        if *p99_us > LATENESS_MAX_US || *overrun_packets > 0 {
+            writeln!(
+                out,
+                "  the emulator was too late or lost {overrun_packets} packets itself: these figures do not count"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The raw links and their sum, for people.
+pub(super) fn write_raw(out: &mut String, raw: &[RawLink]) -> std::fmt::Result {
+    row(out, "one TCP flow, Mbit/s", Ways { download: "download", upload: "upload" })?;
+    for raw in raw {
+        let label = format!("{} alone ({})", raw.link, raw.congestion_control);
+        mbit_row(out, &label, raw.mbit)?;
+    }
+    mbit_row(out, "sum", sum(raw))
+}
+
+/// A label and a value each way.
+pub(super) fn row(out: &mut String, label: &str, values: Ways<impl Display>) -> std::fmt::Result {
+    let Ways { download, upload } = values;
+    writeln!(out, "  {label:<30}{download:>10}{upload:>10}")
+}
+
+/// The same with rates.
+pub(super) fn mbit_row(out: &mut String, label: &str, mbit: Ways<f64>) -> std::fmt::Result {
+    row(out, label, mbit.map(|mbit| format!("{mbit:.2}")))
+}
+
+/// The same with ratios.
+pub(super) fn ratio_row(out: &mut String, label: &str, ratio: Ways<f64>) -> std::fmt::Result {
+    row(out, label, ratio.map(|ratio| format!("{ratio:.3}")))
+}
+
+/// The same with the longest pauses, of which those below 50 ms are not listed.
+pub(super) fn pause_row(out: &mut String, ms: Ways<f64>) -> std::fmt::Result {
+    row(out, "longest pause, ms", ms.map(|ms| pause(*ms)))
+}
+
+/// A pause for people.
+pub(super) fn pause(ms: f64) -> String {
+    if ms == 0.0 { "< 50".to_owned() } else { format!("{ms:.0}") }
+}
+
+/// What the links carried besides the payload.
+pub(super) fn wire_rows(out: &mut String, wire: Ways<Wire>) -> std::fmt::Result {
+    let percent = |value: fn(&Wire) -> f64| wire.map(|wire| format!("{:.1}", value(wire)));
+    row(out, "headers and repeats, % of it", percent(|wire| wire.along_percent))?;
+    row(out, "the other way, % of it", percent(|wire| wire.against_percent))
+}
+
+/// What all links carry, each alone.
+pub(super) fn sum(raw: &[RawLink]) -> Ways<f64> {
+    Ways {
+        download: raw.iter().map(|raw| raw.mbit.download).sum(),
+        upload: raw.iter().map(|raw| raw.mbit.upload).sum(),
+    }
 }
 
 /// One run: everything once, in the same lab.
@@ -34,10 +156,14 @@ pub(super) struct Run {
     pub(super) raw: Vec<RawLink>,
     /// Sum of the raw links.
     pub(super) raw_sum: Ways<f64>,
+    /// The kernel's Multipath TCP over the raw links.
+    pub(super) mptcp: Mptcp,
     /// One TCP flow through the bond.
     pub(super) bond: Ways<Transfer>,
     /// Bond over sum, in-order goodput over in-order goodput.
     pub(super) ratio: Ways<f64>,
+    /// The tunnel over one link alone, where the profile asks for it.
+    pub(super) reference: Option<Reference>,
     /// Round trips of small UDP packets through the bond without other traffic.
     pub(super) echo_idle: Echo,
     /// The same while the flow runs.
@@ -48,19 +174,10 @@ pub(super) struct Run {
     pub(super) spread: Option<Vec<LinkBytes>>,
     /// IP payload of the outer packet less the UDP header less the inner packet, for a lone inner packet.
     pub(super) wire_overhead: Overhead,
-    /// How late the emulator released packets; a late emulator makes every number doubtful.
-    pub(super) emulator_lateness_us: Lateness,
-    /// Packets that the emulator lost because it was too slow; not zero: the figures do not count.
-    pub(super) emulator_overrun_packets: u64,
-}
-
-/// Something measured both ways.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Ways<T> {
-    /// Towards the edge.
-    pub(super) download: T,
-    /// From the edge.
-    pub(super) upload: T,
+    /// How well the emulator kept time.
+    pub(super) emulator: Health,
+    /// What the links delivered over time while the bond's flows ran: download, upload.
+    pub(super) timelines: Vec<Timeline>,
 }
 
 /// One link alone.
@@ -70,6 +187,7 @@ pub(super) struct RawLink {
     /// Read back from the sending sockets.
     pub(super) congestion_control: String,
     pub(super) mbit: Ways<f64>,
+    pub(super) wire: Ways<Wire>,
 }
 
 /// One TCP flow.
@@ -83,6 +201,42 @@ pub(super) struct Transfer {
     pub(super) longest_pause_ms: f64,
     /// Segments that the sender's TCP sent again.
     pub(super) retransmits: u64,
+    pub(super) wire: Wire,
+}
+
+/// IP bytes that the links delivered for a flow besides its payload, in per cent of that: headers, acknowledgements,
+/// reports, heartbeats and what was sent again. By the emulator's counters, without the echo beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Wire {
+    /// In the flow's direction.
+    pub(super) along_percent: f64,
+    /// In the other one.
+    pub(super) against_percent: f64,
+}
+
+impl Wire {
+    /// For a flow of `payload` bytes that all went `way`, while an echo took `echo` bytes each way.
+    pub(super) fn new(payload: u64, echo: u64, links: &[LinkBytes], way: Way) -> Self {
+        let total = links.iter().fold(Ways::default(), |sum: Ways<u64>, link| Ways {
+            download: sum.download + link.bytes.download,
+            upload: sum.upload + link.bytes.upload,
+        });
+        let (along, against) = match way {
+            Way::Download => (total.download, total.upload),
+            Way::Upload => (total.upload, total.download),
+        };
+        let percent = |bytes: u64| 100.0 * bytes.saturating_sub(echo) as f64 / payload.max(1) as f64;
+        Self { along_percent: percent(along) - 100.0, against_percent: percent(against) }
+    }
+}
+
+/// The same tunnel over one link alone.
+#[derive(Debug, Serialize)]
+pub(super) struct Reference {
+    pub(super) link: String,
+    pub(super) mbit: Ways<f64>,
+    /// The bond over all links, over that.
+    pub(super) ratio: Ways<f64>,
 }
 
 /// Round trips of small packets.
@@ -115,120 +269,86 @@ pub(super) struct Overhead {
     pub(super) overhead_bytes: u64,
 }
 
-/// In microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Lateness {
-    pub(super) p50: f64,
-    pub(super) p99: f64,
-    pub(super) max: f64,
-}
-
-impl Report {
-    /// For people: every run, and the medians when there are several.
-    pub(super) fn table(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _ = self.write(&mut out);
-        out
-    }
-
+impl Measured for Run {
     fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "{}: {}", self.profile.name, self.profile.about)?;
-        for link in &self.profile.links {
-            write!(out, "  {:<8} {:>5} Mbit/s, {:>3} ms round trip", link.name, link.mbit, link.rtt_ms)?;
-            let loss = if link.is_lossy() {
-                format!(", {} % loss each way", link.loss_percent)
-            } else {
-                String::new()
-            };
-            writeln!(out, ", {} ms queue{loss}", link.queue_ms)?;
+        write_raw(out, &self.raw)?;
+        self.mptcp.write(out)?;
+        let bond = &self.bond;
+        let label = format!("bond ({})", bond.download.congestion_control);
+        mbit_row(out, &label, bond.map(|transfer| transfer.mbit))?;
+        ratio_row(out, "bond / sum", self.ratio)?;
+        if let Some(Reference { link, mbit, ratio }) = &self.reference {
+            mbit_row(out, &format!("tunnel over {link} alone"), *mbit)?;
+            ratio_row(out, "bond / that", *ratio)?;
         }
-        writeln!(out, "routing mode {}", self.mode)?;
-        writeln!(out, "{} s a transfer, the first {} s cut", self.seconds, self.cut_seconds)?;
-        for (number, run) in self.runs.iter().enumerate() {
-            writeln!(out)?;
-            if self.runs.len() > 1 {
-                writeln!(out, "run {} of {}", number + 1, self.runs.len())?;
-            }
-            run.write(out)?;
-        }
-        if self.runs.len() > 1 {
-            let median = |value: fn(&Run) -> f64| median(self.runs.iter().map(value).collect());
-            writeln!(out, "\nmedian of {} runs", self.runs.len())?;
-            let (down, up) = (median(|run| run.bond.download.mbit), median(|run| run.bond.upload.mbit));
-            writeln!(out, "  {:<26}{down:>10.2}{up:>10.2}", "bond, Mbit/s")?;
-            let (down, up) = (median(|run| run.ratio.download), median(|run| run.ratio.upload));
-            writeln!(out, "  {:<26}{down:>10.3}{up:>10.3}", "bond / sum of raw links")?;
-        }
-        Ok(())
-    }
-}
-
-impl Run {
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "  {:<26}{:>10}{:>10}", "one TCP flow, Mbit/s", "download", "upload")?;
-        for raw in &self.raw {
-            let label = format!("{} alone ({})", raw.link, raw.congestion_control);
-            writeln!(out, "  {label:<26}{:>10.2}{:>10.2}", raw.mbit.download, raw.mbit.upload)?;
-        }
-        writeln!(out, "  {:<26}{:>10.2}{:>10.2}", "sum", self.raw_sum.download, self.raw_sum.upload)?;
-        let label = format!("bond ({})", self.bond.download.congestion_control);
-        writeln!(out, "  {label:<26}{:>10.2}{:>10.2}", self.bond.download.mbit, self.bond.upload.mbit)?;
-        writeln!(out, "  {:<26}{:>10.3}{:>10.3}", "bond / sum", self.ratio.download, self.ratio.upload)?;
-        let (down, up) = (self.bond.download.longest_pause_ms, self.bond.upload.longest_pause_ms);
-        let pause = |ms: f64| if ms == 0.0 { "< 50".to_owned() } else { format!("{ms:.0}") };
-        writeln!(out, "  {:<26}{:>10}{:>10}", "longest pause, ms", pause(down), pause(up))?;
-        let (down, up) = (self.bond.download.retransmits, self.bond.upload.retransmits);
-        writeln!(out, "  {:<26}{down:>10}{up:>10}", "TCP retransmits")?;
+        pause_row(out, bond.map(|transfer| transfer.longest_pause_ms))?;
+        row(out, "TCP retransmits", bond.map(|transfer| transfer.retransmits))?;
+        wire_rows(out, bond.map(|transfer| transfer.wire))?;
         write_shares(out, "carried by", &self.link_bytes)?;
         if let Some(spread) = &self.spread {
             write_shares(out, "of UDP at 70 %, by", spread)?;
         }
         writeln!(
             out,
-            "  {:<26}{:>8}{:>8}{:>8}{:>8}{:>7}",
+            "  {:<30}{:>8}{:>8}{:>8}{:>8}{:>7}",
             "UDP echo, ms", "p50", "p95", "p99", "max", "lost"
         )?;
-        for (label, echo) in [
-            ("idle", &self.echo_idle),
-            ("during the download", &self.echo_loaded.download),
-            ("during the upload", &self.echo_loaded.upload),
-        ] {
-            let Echo { sent, received, p50_ms, p95_ms, p99_ms, max_ms } = echo;
-            let lost = sent.saturating_sub(*received);
-            writeln!(out, "  {label:<26}{p50_ms:>8.1}{p95_ms:>8.1}{p99_ms:>8.1}{max_ms:>8.1}{lost:>7}")?;
-        }
+        self.echo_idle.write(out, "idle")?;
+        self.echo_loaded.download.write(out, "during the download")?;
+        self.echo_loaded.upload.write(out, "during the upload")?;
+        self.mptcp.write_echo(out)?;
         let Overhead { inner_bytes, outer_bytes, overhead_bytes } = self.wire_overhead;
         writeln!(
             out,
             "  wire overhead {overhead_bytes} bytes: {inner_bytes} inner became {outer_bytes} outer (28 of IP and UDP)"
         )?;
-        let Lateness { p50, p99, max } = self.emulator_lateness_us;
-        writeln!(out, "  emulator lateness p50 {p50:.0} us, p99 {p99:.0} us, max {max:.0} us")?;
-        if p99 > LATENESS_MAX_US || self.emulator_overrun_packets > 0 {
-            let lost = self.emulator_overrun_packets;
-            writeln!(
-                out,
-                "  the emulator was too late or lost {lost} packets itself: these figures do not count"
-            )?;
-        }
-        Ok(())
+        self.emulator.write(out)
+    }
+
+    fn timelines(&self) -> Vec<&Timeline> {
+        self.timelines.iter().collect()
+    }
+
+    fn write_medians(runs: &[Self], out: &mut String) -> std::fmt::Result {
+        let both = |value: fn(&Self) -> Ways<f64>| Ways {
+            download: median(runs.iter().map(|run| value(run).download).collect()),
+            upload: median(runs.iter().map(|run| value(run).upload).collect()),
+        };
+        writeln!(out, "\nmedian of {} runs", runs.len())?;
+        let mbit = both(|run| run.bond.map(|transfer| transfer.mbit));
+        mbit_row(out, "bond, Mbit/s", mbit)?;
+        ratio_row(out, "bond / sum", both(|run| run.ratio))
+    }
+}
+
+impl From<&EchoResult> for Echo {
+    fn from(result: &EchoResult) -> Self {
+        let EchoResult { sent, received, p50_ms, p95_ms, p99_ms, max_ms, .. } = *result;
+        Self { sent, received, p50_ms, p95_ms, p99_ms, max_ms }
+    }
+}
+
+impl Echo {
+    /// For people.
+    pub(super) fn write(&self, out: &mut String, label: &str) -> std::fmt::Result {
+        let Self { sent, received, p50_ms, p95_ms, p99_ms, max_ms } = self;
+        let lost = sent.saturating_sub(*received);
+        writeln!(out, "  {label:<30}{p50_ms:>8.1}{p95_ms:>8.1}{p99_ms:>8.1}{max_ms:>8.1}{lost:>7}")
     }
 }
 
 fn write_shares(out: &mut String, label: &str, links: &[LinkBytes]) -> std::fmt::Result {
-    let total = |bytes: fn(&LinkBytes) -> u64| links.iter().map(bytes).sum::<u64>().max(1) as f64;
-    let (all_down, all_up) = (total(|link| link.bytes.download), total(|link| link.bytes.upload));
+    let total = |way: Way| links.iter().map(|link| *link.bytes.of(way)).sum::<u64>().max(1) as f64;
     for link in links {
-        let down = 100.0 * link.bytes.download as f64 / all_down;
-        let up = 100.0 * link.bytes.upload as f64 / all_up;
-        writeln!(out, "  {:<26}{down:>10.1}{up:>10.1}", format!("{label} {}, %", link.link))?;
+        let share = |way: Way| format!("{:.1}", 100.0 * *link.bytes.of(way) as f64 / total(way));
+        let shares = Ways { download: share(Way::Download), upload: share(Way::Upload) };
+        row(out, &format!("{label} {}, %", link.link), shares)?;
     }
     Ok(())
 }
 
 /// The middle value; the mean of the two middle ones of an even number.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -241,6 +361,16 @@ fn median(mut values: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_wire_carries_besides_the_payload() {
+        let link = |download, upload| LinkBytes { link: String::new(), bytes: Ways { download, upload } };
+        let links = [link(600, 10), link(510, 50)];
+        let wire = Wire::new(1000, 10, &links, Way::Download);
+        assert!((wire.along_percent - 10.0).abs() < 1e-9 && (wire.against_percent - 5.0).abs() < 1e-9);
+        let wire = Wire::new(50, 0, &links, Way::Upload);
+        assert!((wire.along_percent - 20.0).abs() < 1e-9, "{wire:?}");
+    }
 
     #[test]
     fn medians() {

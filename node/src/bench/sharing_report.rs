@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use mwb_proto::bond::RoutingMode;
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
-use super::profile::Profile;
-use super::report::{LinkBytes, RawLink, Ways};
+use super::report::{Health, LinkBytes, Measured, RawLink, Wire, mbit_row, sum, wire_rows, write_raw};
+use super::timeline::Timeline;
+use super::ways::Ways;
 
 /// Least share of the uplinks' sum that one host, or all together, get.
 const SUM_MIN: f64 = 0.85;
@@ -17,23 +17,6 @@ const JAIN_MIN: f64 = 0.95;
 const OWN_MIN: f64 = 0.9;
 /// Least share of its own uplink that a lender gets from 2 s on.
 const LENDER_MIN: f64 = 0.85;
-
-/// All runs.
-#[derive(Debug, Serialize)]
-pub(super) struct SharingReport {
-    /// The links that were emulated, one on each host.
-    pub(super) profile: Profile,
-    /// How all nodes spread packets.
-    pub(super) mode: RoutingMode,
-    /// Length of each transfer.
-    pub(super) seconds: u64,
-    /// Cut from the start of each transfer.
-    pub(super) cut_seconds: u64,
-    /// Version of the program.
-    pub(super) version: &'static str,
-    /// One entry per run, in order.
-    pub(super) runs: Vec<SharingRun>,
-}
 
 /// One run; rates are goodput in Mbit/s.
 #[derive(Debug)]
@@ -46,10 +29,8 @@ pub(super) struct SharingRun {
     pub(super) together: Together,
     /// A lender's download beside its borrower's.
     pub(super) lender: Lender,
-    /// 99th percentile of how late the emulator released packets.
-    pub(super) emulator_lateness_p99_us: f64,
-    /// Packets that the emulator lost because it was too slow; not zero: the figures do not count.
-    pub(super) emulator_overrun_packets: u64,
+    /// How well the emulator kept time.
+    pub(super) emulator: Health,
 }
 
 /// One flow on one host.
@@ -59,8 +40,11 @@ pub(super) struct Single {
     pub(super) mbit: f64,
     /// Longest time without a delivery to the reader, after the cut; zero when none reached 50 ms.
     pub(super) longest_pause_ms: f64,
+    pub(super) wire: Wire,
     /// What each uplink delivered meanwhile.
     pub(super) link_bytes: Vec<LinkBytes>,
+    /// The same over time.
+    pub(super) timeline: Timeline,
 }
 
 /// One download on every host.
@@ -70,6 +54,8 @@ pub(super) struct Together {
     pub(super) mbit: Vec<f64>,
     /// What each uplink delivered meanwhile.
     pub(super) link_bytes: Vec<LinkBytes>,
+    /// The same over time.
+    pub(super) timeline: Timeline,
 }
 
 /// A lender that starts a download while a borrower fills its uplink.
@@ -85,6 +71,8 @@ pub(super) struct Lender {
     pub(super) borrower_after_mbit: f64,
     /// What each uplink delivered, from the start of the borrower on.
     pub(super) link_bytes: Vec<LinkBytes>,
+    /// The same over time.
+    pub(super) timeline: Timeline,
 }
 
 /// A figure and what it is to be.
@@ -97,15 +85,8 @@ struct Target {
 }
 
 impl SharingRun {
-    fn raw_sum(&self) -> Ways<f64> {
-        Ways {
-            download: self.raw.iter().map(|raw| raw.mbit.download).sum(),
-            upload: self.raw.iter().map(|raw| raw.mbit.upload).sum(),
-        }
-    }
-
     fn targets(&self) -> Vec<Target> {
-        let sum = self.raw_sum();
+        let sum = sum(&self.raw);
         let own = self.together.mbit.iter().zip(&self.raw).map(|(mbit, raw)| mbit / raw.mbit.download);
         [
             ("one download / sum", self.single.download.mbit / sum.download, SUM_MIN),
@@ -118,18 +99,14 @@ impl SharingRun {
         .map(|(name, value, at_least)| Target { name, value, at_least, met: value >= at_least })
         .into()
     }
+}
 
+impl Measured for SharingRun {
     fn write(&self, out: &mut String) -> std::fmt::Result {
-        let label = "one TCP flow, Mbit/s";
-        writeln!(out, "  {label:<30}{:>10}{:>10}", "download", "upload")?;
-        for raw in &self.raw {
-            let label = format!("{} alone ({})", raw.link, raw.congestion_control);
-            writeln!(out, "  {label:<30}{:>10.2}{:>10.2}", raw.mbit.download, raw.mbit.upload)?;
-        }
-        let sum = self.raw_sum();
-        writeln!(out, "  {:<30}{:>10.2}{:>10.2}", "sum", sum.download, sum.upload)?;
+        write_raw(out, &self.raw)?;
         let (down, up) = (&self.single.download, &self.single.upload);
-        writeln!(out, "  {:<30}{:>10.2}{:>10.2}", "on the first host", down.mbit, up.mbit)?;
+        mbit_row(out, "on the first host", Ways { download: down.mbit, upload: up.mbit })?;
+        wire_rows(out, self.single.map(|single| single.wire))?;
         let all: Vec<String> = self.together.mbit.iter().map(|mbit| format!("{mbit:.2}")).collect();
         writeln!(out, "  {:<30}{:>10}", "on all hosts at once", all.join(" "))?;
         let Lender { mbit, borrower_before_mbit, borrower_after_mbit, .. } = self.lender;
@@ -164,14 +141,15 @@ impl SharingRun {
             let verdict = if met { "met" } else { "MISSED" };
             writeln!(out, "    {name:<28}{value:>10.3}{at_least:>10.2}  {verdict}")?;
         }
-        writeln!(out, "  emulator lateness p99 {:.0} us", self.emulator_lateness_p99_us)?;
-        if self.emulator_overrun_packets > 0 {
-            writeln!(
-                out,
-                "  the emulator lost {} packets itself: these figures do not count",
-                self.emulator_overrun_packets
-            )?;
-        }
+        self.emulator.write(out)
+    }
+
+    fn timelines(&self) -> Vec<&Timeline> {
+        let Ways { download, upload } = &self.single;
+        vec![&download.timeline, &upload.timeline, &self.together.timeline, &self.lender.timeline]
+    }
+
+    fn write_medians(_: &[Self], _: &mut String) -> std::fmt::Result {
         Ok(())
     }
 }
@@ -179,47 +157,15 @@ impl SharingRun {
 impl Serialize for SharingRun {
     /// The fields, and the targets that follow from them.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut run = serializer.serialize_struct("SharingRun", 8)?;
+        let mut run = serializer.serialize_struct("SharingRun", 7)?;
         run.serialize_field("raw", &self.raw)?;
-        run.serialize_field("raw_sum", &self.raw_sum())?;
+        run.serialize_field("raw_sum", &sum(&self.raw))?;
         run.serialize_field("single", &self.single)?;
         run.serialize_field("together", &self.together)?;
         run.serialize_field("lender", &self.lender)?;
         run.serialize_field("targets", &self.targets())?;
-        run.serialize_field("emulator_lateness_p99_us", &self.emulator_lateness_p99_us)?;
-        run.serialize_field("emulator_overrun_packets", &self.emulator_overrun_packets)?;
+        run.serialize_field("emulator", &self.emulator)?;
         run.end()
-    }
-}
-
-impl SharingReport {
-    /// For people.
-    pub(super) fn table(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _ = self.write(&mut out);
-        out
-    }
-
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "{}: {}", self.profile.name, self.profile.about)?;
-        for link in &self.profile.links {
-            writeln!(
-                out,
-                "  {:<8} {:>5} Mbit/s, {:>3} ms round trip, {} ms queue",
-                link.name, link.mbit, link.rtt_ms, link.queue_ms
-            )?;
-        }
-        writeln!(out, "routing mode {}", self.mode)?;
-        writeln!(out, "{} s a transfer, the first {} s cut", self.seconds, self.cut_seconds)?;
-        for (number, run) in self.runs.iter().enumerate() {
-            writeln!(out)?;
-            if self.runs.len() > 1 {
-                writeln!(out, "run {} of {}", number + 1, self.runs.len())?;
-            }
-            run.write(out)?;
-        }
-        Ok(())
     }
 }
 
@@ -247,21 +193,32 @@ mod tests {
             link: "one".to_owned(),
             congestion_control: "cubic".to_owned(),
             mbit: Ways { download: mbit, upload: mbit },
+            wire: Ways::default(),
         };
-        let single = |mbit| Single { mbit, longest_pause_ms: 0.0, link_bytes: Vec::new() };
+        let single = |mbit| Single {
+            mbit,
+            longest_pause_ms: 0.0,
+            wire: Wire::default(),
+            link_bytes: Vec::new(),
+            timeline: Timeline::default(),
+        };
         let run = SharingRun {
             raw: vec![raw(20.0), raw(20.0)],
             single: Ways { download: single(38.0), upload: single(20.0) },
-            together: Together { mbit: vec![19.0, 19.0], link_bytes: Vec::new() },
+            together: Together {
+                mbit: vec![19.0, 19.0],
+                link_bytes: Vec::new(),
+                timeline: Timeline::default(),
+            },
             lender: Lender {
                 mbit: 18.0,
                 share_of_own: 0.9,
                 borrower_before_mbit: 38.0,
                 borrower_after_mbit: 20.0,
                 link_bytes: Vec::new(),
+                timeline: Timeline::default(),
             },
-            emulator_lateness_p99_us: 100.0,
-            emulator_overrun_packets: 0,
+            emulator: Health { p50_us: 10.0, p99_us: 100.0, max_us: 200.0, overrun_packets: 0 },
         };
         let missed: Vec<_> = run.targets().into_iter().filter(|target| !target.met).map(|t| t.name).collect();
         assert_eq!(missed, ["one upload / sum"]);

@@ -12,7 +12,7 @@ use mwb_sim::wan::{DirectionSpec, LinkSpec, QueueLimit};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::measure::PORT;
+use super::stage::PORT;
 use super::{BenchArgs, output};
 use crate::lab_mesh::{Mesh, MeshOptions};
 use crate::lab_refused;
@@ -20,6 +20,8 @@ use crate::status_text::{list, number};
 
 /// What the command line calls it; its links are not in the table.
 pub(super) const NAME: &str = "udp-loss";
+/// For the list of profiles.
+pub(super) const ABOUT: &str = "what repair does for UDP over two links that lose 2 % each way";
 /// Of each link, each way.
 const LOSS_PERCENT: f64 = 2.0;
 /// Rate of each link, Mbit/s of Ethernet frames.

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use super::namespace::Namespace;
 use super::process::LabChild;
-use super::{LabError, process};
+use super::{LabError, process, sys};
 
 /// An uplink of a host.
 #[derive(Clone, Debug)]
@@ -137,6 +137,19 @@ impl Host {
             Some(index) if on => self.add_routes(index),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Switches a feature of an interface on or off, by the kernel's name for it, such as `tx-udp-segmentation`.
+    /// One that the kernel does not know is an error; one that the driver cannot change stays as it is.
+    pub fn set_feature(&self, interface: &str, feature: &str, on: bool) -> Result<(), LabError> {
+        let what = format!("switching {feature} of {interface}");
+        let (interface, feature) = (interface.to_owned(), feature.to_owned());
+        self.inner.namespace.system(what, move || {
+            match sys::set_features(&interface, |name| name == feature, on)? {
+                0 => Err(std::io::ErrorKind::Unsupported.into()),
+                _ => Ok(()),
+            }
+        })
     }
 
     /// The default routes of one uplink and its neighbour, which the kernel forgets, with global IPv6

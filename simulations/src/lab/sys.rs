@@ -130,6 +130,13 @@ fn ethtool(interface: &str, block: &mut [u32]) -> io::Result<()> {
 /// Switches off what lets frames larger than the MTU or without a checksum leave an interface:
 /// segmentation, checksums and scatter-gather of the sending side.
 pub(super) fn switch_off_offloads(interface: &str) -> io::Result<()> {
+    let unwanted = ["segmentation", "checksum", "scatter-gather", "gso"];
+    let meant = |name: &str| name.starts_with("tx-") && unwanted.iter().any(|word| name.contains(word));
+    set_features(interface, meant, false).map(drop)
+}
+
+/// Switches the features of an interface that are `meant`, by their names, on or off. Says how many there are.
+pub(super) fn set_features(interface: &str, meant: impl Fn(&str) -> bool, on: bool) -> io::Result<usize> {
     // struct ethtool_sset_info: cmd, reserved, mask (64 bits), then one count per bit of the mask.
     let mut info = [ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0, 0];
     ethtool(interface, &mut info)?;
@@ -142,17 +149,20 @@ pub(super) fn switch_off_offloads(interface: &str) -> io::Result<()> {
     let blocks = count.div_ceil(32);
     let mut features = vec![0u32; 2 + blocks * 2];
     features[..2].copy_from_slice(&[ETHTOOL_SFEATURES, blocks as u32]);
+    let mut found = 0;
     for (index, words) in strings[3..].chunks_exact(STRING_BYTES / 4).enumerate() {
         let name: Vec<u8> =
             words.iter().flat_map(|word| word.to_ne_bytes()).take_while(|b| *b != 0).collect();
-        let name = String::from_utf8_lossy(&name);
-        let unwanted = ["segmentation", "checksum", "scatter-gather", "gso"];
-        if name.starts_with("tx-") && unwanted.iter().any(|word| name.contains(word)) {
-            features[2 + index / 32 * 2] |= 1 << (index % 32);
+        if meant(&String::from_utf8_lossy(&name)) {
+            let (block, bit) = (2 + index / 32 * 2, 1 << (index % 32));
+            features[block] |= bit;
+            features[block + 1] |= if on { bit } else { 0 };
+            found += 1;
         }
     }
     // Features a driver cannot change are left out by the kernel, which says so in a positive result.
-    ethtool(interface, &mut features)
+    ethtool(interface, &mut features)?;
+    Ok(found)
 }
 
 fn check(result: c_int) -> io::Result<c_int> {

@@ -23,13 +23,16 @@ pub struct LabOptions {
     pub rp_filter: u8,
     /// MTU of every interface.
     pub mtu: u32,
+    /// Uplinks are plain pairs of virtual interfaces with all their offloads, as fast as the machine: for what costs
+    /// processor time. The emulator has no links then, and what a link's specification says of them is void.
+    pub plain: bool,
     /// Settings of the emulator; its `frame_max` follows the MTU.
     pub emulator: EmulatorConfig,
 }
 
 impl Default for LabOptions {
     fn default() -> Self {
-        Self { rp_filter: 2, mtu: 1500, emulator: EmulatorConfig::default() }
+        Self { rp_filter: 2, mtu: 1500, plain: false, emulator: EmulatorConfig::default() }
     }
 }
 
@@ -136,6 +139,8 @@ struct Plan<'a> {
     plumbing: Vec<Namespace>,
     hosts: Vec<Host>,
     ports: Vec<LinkPorts>,
+    /// Links so far, emulated or not.
+    links: usize,
 }
 
 impl<'a> Plan<'a> {
@@ -151,7 +156,16 @@ impl<'a> Plan<'a> {
         let internet = Namespace::new("internet")?;
         prepare(&internet, 0)?;
         internet.sysctls(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
-        Ok(Self { options, files, wan, internet, plumbing: Vec::new(), hosts: Vec::new(), ports: Vec::new() })
+        Ok(Self {
+            options,
+            files,
+            wan,
+            internet,
+            plumbing: Vec::new(),
+            hosts: Vec::new(),
+            ports: Vec::new(),
+            links: 0,
+        })
     }
 
     /// A host with uplinks; `net` gives the first three bytes of the prefix of its m-th uplink.
@@ -162,7 +176,7 @@ impl<'a> Plan<'a> {
         net: impl Fn(u8) -> (u8, u8, u8),
         lan: Option<(&Namespace, u8)>,
     ) -> Result<(), LabError> {
-        if (links.is_empty() && lan.is_none()) || self.ports.len() + links.len() > LINKS_MAX {
+        if (links.is_empty() && lan.is_none()) || self.links + links.len() > LINKS_MAX {
             return Err(LabError::Size(links.len()));
         }
         let namespace = Namespace::new(name)?;
@@ -195,7 +209,7 @@ impl<'a> Plan<'a> {
                 gateway: Ipv4Addr::new(a, b, c, 1),
                 address_v6: v6(2),
                 gateway_v6: v6(1),
-                gateway_mac: mac(0x11, self.ports.len() as u8),
+                gateway_mac: mac(0x11, self.links as u8),
             };
             self.add_uplink(&namespace, &uplink, spec)?;
             uplinks.push(uplink);
@@ -215,25 +229,43 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Two wires and the sockets of the emulator between them.
+    /// Two wires and the sockets of the emulator between them, or one wire.
     fn add_uplink(&mut self, host: &Namespace, uplink: &Uplink, spec: &LinkSpec) -> Result<(), LabError> {
-        let number = self.ports.len() as u8;
+        let number = self.links as u8;
+        self.links += 1;
         let host_mac = mac(0x10, number);
         let (inner, outer, wan) = (format!("h{number}"), format!("w{number}"), format!("wan{number}"));
-        let addresses = vec![(uplink.address.into(), 24), (uplink.address_v6.into(), 64)];
-        self.connect(
-            End { namespace: host, interface: uplink.interface.clone(), mac: host_mac, addresses },
-            End { namespace: &self.wan, interface: inner.clone(), mac: mac(0x20, number), addresses: vec![] },
-        )?;
-        let addresses = vec![(uplink.gateway.into(), 24), (uplink.gateway_v6.into(), 64)];
-        self.connect(
-            End { namespace: &self.internet, interface: wan.clone(), mac: uplink.gateway_mac, addresses },
-            End { namespace: &self.wan, interface: outer.clone(), mac: mac(0x21, number), addresses: vec![] },
-        )?;
+        let near = End {
+            namespace: host,
+            interface: uplink.interface.clone(),
+            mac: host_mac,
+            addresses: vec![(uplink.address.into(), 24), (uplink.address_v6.into(), 64)],
+        };
+        let far = End {
+            namespace: &self.internet,
+            interface: wan.clone(),
+            mac: uplink.gateway_mac,
+            addresses: vec![(uplink.gateway.into(), 24), (uplink.gateway_v6.into(), 64)],
+        };
+        let wire = |interface: &str, kind: u8| End {
+            namespace: &self.wan,
+            interface: interface.to_owned(),
+            mac: mac(kind, number),
+            addresses: vec![],
+        };
+        if self.options.plain {
+            self.connect(near, far)?;
+        } else {
+            self.connect(near, wire(&inner, 0x20))?;
+            self.connect(far, wire(&outer, 0x21))?;
+        }
         let (interface, peers) = (wan.clone(), [IpAddr::from(uplink.address), uplink.address_v6.into()]);
         self.internet.netlink(format!("adding the neighbour on {wan}"), move |netlink| {
             peers.into_iter().try_for_each(|peer| netlink.add_neighbour(&interface, peer, host_mac))
         })?;
+        if self.options.plain {
+            return Ok(());
+        }
         let real_frames = |namespace: &Namespace, interface: String| {
             let what = format!("switching off the offloads of {interface}");
             namespace.system(what, move || sys::switch_off_offloads(&interface))

@@ -102,8 +102,10 @@ pub struct SenderReport {
     pub congestion_control_refused: Option<String>,
     /// Payload bytes given to the socket.
     pub bytes: u64,
-    /// Segments sent again, from TCP_INFO.
+    /// Segments sent again, from TCP_INFO; of a Multipath TCP connection those of the first subflow.
     pub retransmits: u32,
+    /// Subflows at the end; `None` of a plain TCP connection, also when Multipath TCP was asked for in vain.
+    pub subflows: Option<u32>,
     /// Smoothed round-trip time at the end in milliseconds, from TCP_INFO.
     pub rtt_ms: f64,
 }
@@ -178,6 +180,14 @@ impl FlowResult {
         after.map(|gap| gap.ms).fold(0.0, f64::max)
     }
 
+    /// The longest silence in milliseconds that lasted beyond `from` and began before `to`, both counted from the
+    /// request; zero if none reached 50 ms.
+    pub fn longest_gap_ms_between(&self, from: Duration, to: Duration) -> f64 {
+        let [from, to] = [from, to].map(|at| at.as_secs_f64() * 1e3);
+        let within = self.gaps.iter().filter(|gap| gap.at_ms + gap.ms > from && gap.at_ms < to);
+        within.map(|gap| gap.ms).fold(0.0, f64::max)
+    }
+
     /// Segments sent again.
     pub fn retransmits(&self) -> u32 {
         self.sender.retransmits
@@ -209,6 +219,10 @@ mod tests {
         assert_eq!(result.total_bytes, 30 * 125_000);
         assert_eq!(result.longest_gap, Gap { at_ms: 950.0, ms: 1100.0 });
         assert_eq!(result.longest_gap_ms_after(Duration::from_secs(3)), 100.0);
+        let between =
+            |from, to| result.longest_gap_ms_between(Duration::from_millis(from), Duration::from_millis(to));
+        assert_eq!((between(1000, 1500), between(2040, 3000), between(2100, 2120)), (1100.0, 1100.0, 100.0));
+        assert_eq!(between(0, 10), 0.0);
         result.window_s = Some(4.0);
         assert!((result.goodput_mbit(Duration::ZERO) - 7.5).abs() < 1e-9);
         assert!((result.goodput_mbit(Duration::from_secs(2)) - 10.0).abs() < 1e-9);

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use super::payload::Payload;
 use super::stats::{Deliveries, FlowResult, SenderReport};
+use super::transport::Transport;
 use super::{CONNECT_MAX, TrafficError, sys, udp};
 
 /// Payload bytes per chunk.
@@ -47,6 +48,8 @@ pub struct FlowSpec {
     pub server: SocketAddr,
     /// How much.
     pub amount: Amount,
+    /// What the client's socket is; the server's must be the same.
+    pub transport: Transport,
     /// Congestion control of both ends; `None` leaves the kernel's default.
     pub congestion_control: Option<String>,
     /// Interface the client's socket is bound to.
@@ -69,6 +72,7 @@ impl FlowSpec {
         Self {
             server,
             amount: Amount::Duration(Duration::from_secs(seconds)),
+            transport: Transport::Tcp,
             congestion_control: Some("cubic".into()),
             device: None,
             source: None,
@@ -86,6 +90,12 @@ impl FlowSpec {
     /// The same with another congestion control.
     pub fn congestion_control(mut self, name: &str) -> Self {
         self.congestion_control = Some(name.to_owned());
+        self
+    }
+
+    /// The same with another transport.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
         self
     }
 
@@ -195,7 +205,7 @@ fn open(spec: &FlowSpec, direction: Direction) -> Result<(Link, Payload), Traffi
 
 fn connect(spec: &FlowSpec) -> Result<TcpStream, TrafficError> {
     let failed = |source| TrafficError::Connect { address: spec.server, source };
-    let socket = Socket::new(Domain::for_address(spec.server), Type::STREAM, None).map_err(failed)?;
+    let socket = spec.transport.socket(spec.server).map_err(failed)?;
     if let Some(device) = &spec.device {
         let option = || format!("SO_BINDTODEVICE {device}");
         let bound = socket.bind_device(Some(device.as_bytes()));
@@ -299,6 +309,7 @@ impl Link {
             congestion_control_refused: self.refused.clone(),
             bytes,
             retransmits: info.map_or(0, |info| info.tcpi_total_retrans),
+            subflows: sys::subflows(&self.stream),
             rtt_ms: info.map_or(0.0, |info| f64::from(info.tcpi_rtt) / 1e3),
         }
     }
@@ -392,9 +403,13 @@ pub struct Server {
 
 /// Starts a server in the namespace of this thread. Port 0 takes a free one.
 pub fn server(address: SocketAddr) -> Result<Server, TrafficError> {
+    server_of(Transport::Tcp, address)
+}
+
+/// The same whose TCP flows have this transport.
+pub fn server_of(transport: Transport, address: SocketAddr) -> Result<Server, TrafficError> {
     let failed = |source| TrafficError::Listen { address, source };
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = transport.listen(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let socket = UdpSocket::bind(address).map_err(failed)?;
     socket.set_read_timeout(Some(LOOK)).map_err(failed)?;

@@ -8,6 +8,7 @@ use mwb_proto::time::Time;
 
 use super::delay::DelayLine;
 use super::loss::LossModel;
+use super::policer::TokenBucket;
 use super::queue::{DropTail, Waiting};
 use super::rate::Pace;
 use super::{DirectionCounters, DirectionSpec};
@@ -23,6 +24,7 @@ const FLIGHT_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Direction<P> {
     spec: DirectionSpec,
+    policer: TokenBucket,
     queue: DropTail<P>,
     pace: Pace,
     /// When the transmission of the packet at the head began and ends; `None` without one, an end of
@@ -72,6 +74,7 @@ impl<P> Direction<P> {
     /// An idle direction. `seed` decides its loss and jitter; a trace begins at `now`.
     pub fn new(spec: DirectionSpec, seed: u64, now: Time) -> Self {
         Self {
+            policer: TokenBucket::new(),
             queue: DropTail::new(spec.queue.bytes(spec.mean_rate())),
             pace: Pace::new(spec.rate, spec.trace.as_ref(), now),
             sending: None,
@@ -93,6 +96,10 @@ impl<P> Direction<P> {
         self.counters.arrived_bytes += bytes as u64;
         if self.cut {
             self.counters.dropped_cut += 1;
+            return;
+        }
+        if self.spec.policer.is_some_and(|policer| !self.policer.passes(policer, bytes, at)) {
+            self.counters.dropped_policer += 1;
             return;
         }
         self.advance(at);

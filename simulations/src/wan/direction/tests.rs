@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{BurstLoss, QueueLimit, Trace};
+use super::super::{BurstLoss, Policer, QueueLimit, Trace};
 use super::*;
 
 fn ms(ms: u64) -> Time {
@@ -96,6 +96,18 @@ fn nothing_without_a_rate_may_eat_the_memory() {
     assert_eq!(direction.counters().dropped_emulator as usize, 100_000 - direction.held());
 }
 
+#[test]
+fn a_policer_drops_at_once_and_delays_nothing() {
+    let policer = Some(Policer { rate: 12_000_000, burst_bytes: 3000 });
+    let mut direction = Direction::new(DirectionSpec { policer, rate: None, ..spec() }, 1, ms(0));
+    for packet in 0..4 {
+        direction.arrive(packet, 1500, ms(5));
+    }
+    direction.arrive(4, 1500, ms(6));
+    assert_eq!(direction.counters().dropped_policer, 2);
+    assert_eq!(drain(&mut direction, ms(100)), [(0, ms(25)), (1, ms(25)), (4, ms(26))]);
+}
+
 proptest! {
     /// Whatever comes and is changed: packets are conserved, order is kept, memory is bounded, and
     /// nothing leaves before its delay.
@@ -116,6 +128,7 @@ proptest! {
                 4 => direction.set(base.clone(), now),
                 5 => direction.set(DirectionSpec { trace: Some(Trace::lte(5.0, Duration::from_secs(2), seed)), ..base.clone() }, now),
                 6 => direction.restart_trace(now),
+                10 => direction.set(DirectionSpec { policer: Some(Policer { rate: 2_000_000, burst_bytes: 3000 }), ..base.clone() }, now),
                 7..10 => while let Some((packet, _, due)) = direction.pop_due(now) {
                     prop_assert!(due <= now);
                     out.push(packet);
@@ -135,7 +148,7 @@ proptest! {
         prop_assert!(out.windows(2).all(|w| w[0] < w[1]));
         prop_assert_eq!(out.len() as u64, c.packets);
         prop_assert_eq!(direction.held(), 0);
-        let gone = c.packets + c.dropped_cut + c.dropped_loss + c.dropped_queue + c.dropped_emulator;
+        let gone = c.packets + c.dropped_cut + c.dropped_loss + c.dropped_queue + c.dropped_policer + c.dropped_emulator;
         prop_assert_eq!(c.arrived_packets, gone);
     }
 }
