@@ -55,7 +55,31 @@ fn write(out: &mut String, state: &Value) -> std::fmt::Result {
     if !members.is_empty() {
         writeln!(out, "\non the LAN: {} (mwb-node peers says more)", members.join(", "))?;
     }
+    write_leases(out, &state["leases"])?;
     write_actors(out, state)
+}
+
+/// What is lent and borrowed now.
+fn write_leases(out: &mut String, leases: &Value) -> std::fmt::Result {
+    let limits = |lease: &Value| match (lease["grant_up"].as_f64(), lease["grant_down"].as_f64()) {
+        (None, None) => "no limit now".to_owned(),
+        (up, down) => {
+            let rate =
+                |limit: Option<f64>| limit.map_or("any".to_owned(), |limit| format!("{:.1}", limit / 1e6));
+            format!("at most {} Mbit/s up, {} down", rate(up), rate(down))
+        }
+    };
+    for lent in list(leases, "lent") {
+        let (up, down) = (megabytes(&lent["up"], "bytes"), megabytes(&lent["down"], "bytes"));
+        let (uplink, peer) = (text_of(lent, "uplink"), text_of(lent, "peer"));
+        writeln!(out, "\nlent: {uplink} to {peer}, {up:.1} MB up, {down:.1} MB down, {}", limits(lent))?;
+    }
+    for borrowed in list(leases, "borrowed") {
+        let (uplink, peer, exit) =
+            (text_of(borrowed, "uplink"), text_of(borrowed, "peer"), text_of(borrowed, "exit"));
+        writeln!(out, "\nborrowed: {uplink} of {peer}, to the exit {exit}, {}", limits(borrowed))?;
+    }
+    Ok(())
 }
 
 fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
@@ -90,6 +114,12 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
             number(sender, "lost"),
             text_of(path, "remote"),
         )?;
+    }
+    let (sender, receiver) = (&session["sender"], &session["receiver"]);
+    let (parity, rebuilt) = (number(sender, "parity_sent"), number(receiver, "fec_recovered"));
+    if parity + rebuilt > 0.0 {
+        let redundancy = 100.0 * number(sender, "redundancy");
+        writeln!(out, "  parity: {parity:.0} sent, {redundancy:.0} % now; {rebuilt:.0} packets rebuilt")?;
     }
     Ok(())
 }
@@ -159,8 +189,12 @@ mod tests {
             "sessions": [{"name": "exit", "role": "edge", "inner": {"v4": ["10.9.8.2", 24]},
                 "paths": [{"path": 1, "link": "fibre", "health": "up", "remote": "192.0.2.1:9000"},
                           {"path": 2, "link": "lte", "health": "down", "remote": "192.0.2.1:9000"}],
-                "sender": {"mode": "per_flow", "paths": [{"path": 1, "rtt_ms": 12.34, "lost": 7}]},
-                "receiver": {"delivered_bytes": 2_000_000, "held_packets": 3}}],
+                "sender": {"mode": "per_flow", "paths": [{"path": 1, "rtt_ms": 12.34, "lost": 7}],
+                    "parity_sent": 40, "redundancy": 0.25},
+                "receiver": {"delivered_bytes": 2_000_000, "held_packets": 3, "fec_recovered": 9}}],
+            "leases": {"lent": [{"peer": "van", "uplink": "fibre", "up": {"bytes": 1_200_000}, "down": {"bytes": 0},
+                    "grant_up": 5e6, "grant_down": null}],
+                "borrowed": [{"peer": "barn", "uplink": "dsl", "exit": "exit"}]},
             "actors": [{"name": "a", "state": "running", "restarts": 0},
                        {"name": "b", "state": "parked", "restarts": 5, "last_failure": "boom"}],
         });
@@ -172,6 +206,9 @@ mod tests {
             "routing per_flow",
             "12.3",
             "lte to 192.0.2.1:9000: timed out",
+            "parity: 40 sent, 25 % now; 9 packets rebuilt",
+            "lent: fibre to van, 1.2 MB up, 0.0 MB down, at most 5.0 Mbit/s up, any down",
+            "borrowed: dsl of barn, to the exit exit, no limit now",
             "1 of 2 actors",
             "b: parked, 5 restarts, last failure: boom",
         ] {

@@ -11,6 +11,9 @@
 //!    │                                          │ ▼    │
 //!    └───────────────────────────────────── Recovering ┘
 //! ```
+//! A path that is heard from the start, yet beyond a limit for `failure_threshold` rounds, goes from Starting to
+//! Degraded: it works, and it is as it is.
+//!
 //! This chart runs at the pace of its rounds, a second or so. It decides nothing about single
 //! packets: the bond's sender finds a dead path within tens of milliseconds by itself.
 //!
@@ -97,13 +100,15 @@ pub struct Health {
     state: HealthState,
     silent: u32,
     good: u32,
+    /// Rounds in a row in which it was heard and beyond a limit.
+    bad: u32,
     active: bool,
 }
 
 impl Health {
     /// A path of which nothing is known.
     pub fn new(config: HealthConfig) -> Self {
-        Self { config, state: HealthState::Down, silent: 0, good: 0, active: true }
+        Self { config, state: HealthState::Down, silent: 0, good: 0, bad: 0, active: true }
     }
 
     /// The present state.
@@ -123,6 +128,7 @@ impl Health {
         self.silent = if seen.heard { 0 } else { self.silent + 1 };
         let good = seen.heard && self.within_limits(seen);
         self.good = if good { self.good + 1 } else { 0 };
+        self.bad = if seen.heard && !good { self.bad + 1 } else { 0 };
         let before = self.state;
         self.state = self.next(seen.heard, good);
         if self.state != before {
@@ -141,6 +147,7 @@ impl Health {
             Down if heard => Starting,
             Down => Down,
             Starting if trusted => Up,
+            Starting if self.bad >= self.config.failure_threshold => Degraded,
             Starting => Starting,
             Up if good => Up,
             Up => Degraded,
@@ -196,6 +203,17 @@ mod tests {
             run(&[SILENT, GOOD, GOOD, GOOD, slow, slow, GOOD, GOOD, GOOD]),
             [Down, Starting, Up, Up, Degraded, Degraded, Recovering, Up, Up]
         );
+    }
+
+    #[test]
+    fn a_path_beyond_the_limits_from_the_start_is_degraded_not_starting_for_ever() {
+        let far = Observation { rtt: Some(Duration::from_millis(150)), ..GOOD };
+        assert_eq!(run(&[far, far, far, far]), [Starting, Starting, Degraded, Degraded]);
+        assert_eq!(
+            run(&[far, far, SILENT, far, far, far]),
+            [Starting, Starting, Starting, Starting, Starting, Degraded]
+        );
+        assert_eq!(run(&[far, far, GOOD, GOOD]), [Starting, Starting, Starting, Up]);
     }
 
     #[test]
