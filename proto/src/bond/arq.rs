@@ -29,9 +29,8 @@ pub(crate) struct Held {
     pub(crate) last_path: PathId,
     /// How often it was sent.
     pub(crate) sends: u8,
-    /// Fragments of its last sending that arrived, by index, and how many there were; 0 when it was sent whole.
-    arrived_parts: u64,
-    parts: u8,
+    /// Of each sending in fragments: which of them arrived, by index.
+    cuts: Vec<u64>,
     /// It waits in the queue.
     queued: bool,
     /// Datagrams in flight that carry it, plus one while it is queued for resending.
@@ -78,8 +77,7 @@ impl ResendStore {
             first_sent: now,
             last_path: new.path,
             sends: 1,
-            arrived_parts: 0,
-            parts: 0,
+            cuts: Vec::new(),
             queued: false,
             refs: 1,
             block: new.block,
@@ -133,7 +131,7 @@ impl ResendStore {
     /// fragment of a packet that waits already changes nothing.
     pub(crate) fn queue(&mut self, key: Key) {
         let held = self.held_mut(key);
-        if held.parts > 0 && held.queued {
+        if !held.cuts.is_empty() && held.queued {
             self.release(key);
             return;
         }
@@ -141,20 +139,20 @@ impl ResendStore {
         self.queue.push_back(key);
     }
 
-    /// The packet is sent in `count` fragments.
-    pub(crate) fn split(&mut self, key: Key, count: u8) {
-        let held = self.held_mut(key);
-        if held.parts != count {
-            (held.parts, held.arrived_parts) = (count, 0);
-        }
+    /// The packet is sent in fragments; gives the number of this sending among those.
+    pub(crate) fn cut(&mut self, key: Key) -> u8 {
+        let cuts = &mut self.held_mut(key).cuts;
+        cuts.push(0);
+        (cuts.len() - 1) as u8
     }
 
-    /// A fragment arrived: the packet has when all have.
-    pub(crate) fn part_arrived(&mut self, key: Key, part: Fragment) {
+    /// A fragment arrived: the packet has when all of one sending have. Those of several may not have met at the
+    /// receiver, which forgets what stays incomplete.
+    pub(crate) fn part_arrived(&mut self, key: Key, part: Fragment, cut: u8) {
         let held = self.held_mut(key);
-        if held.parts == part.count {
-            held.arrived_parts |= 1 << (part.index & 63);
-            held.delivered |= held.arrived_parts.count_ones() == u32::from(part.count);
+        if let Some(arrived) = held.cuts.get_mut(usize::from(cut)) {
+            *arrived |= 1 << (part.index & 63);
+            held.delivered |= arrived.count_ones() == u32::from(part.count);
         }
     }
 

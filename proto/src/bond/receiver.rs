@@ -167,7 +167,10 @@ impl Receiver {
                 let skip = Skip::decode(&item.plain)?;
                 self.reorder.handle_skip(&skip, now);
             }
-            FrameType::Fec => self.decoder.handle_parity(&item.plain, now)?,
+            FrameType::Fec => {
+                self.decoder.prepare(item.plain.capacity());
+                self.decoder.handle_parity(&item.plain, now)?;
+            }
             FrameType::Ack | FrameType::Control | FrameType::Multicast => {}
         }
         Ok(())

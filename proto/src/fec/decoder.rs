@@ -98,6 +98,11 @@ impl Decoder {
         }
     }
 
+    /// Says how long packets may be, bytes: what is rebuilt needs a buffer, even if no packet has arrived before.
+    pub(crate) fn prepare(&mut self, capacity: usize) {
+        self.pool.get_or_insert_with(|| BufPool::new(capacity, POOL_IDLE_MAX));
+    }
+
     /// Takes note of a packet that arrived; those of other lanes than the protected ones are none of ours.
     pub(crate) fn handle_packet(
         &mut self,
@@ -196,7 +201,7 @@ impl Decoder {
         oldest.into_iter().flatten().map(|(_, at)| *at + AGE_MAX + AGE_MAX / 4).min()
     }
 
-    /// A rebuilt packet in a buffer.
+    /// A packet in a buffer of ours.
     pub(crate) fn buffer(&self, packet: &[u8]) -> Option<PacketBuf> {
         self.pool.as_ref()?.copy_from(packet)
     }
@@ -242,8 +247,8 @@ impl Decoder {
         if self.kept.contains_key(&place) {
             return;
         }
-        let pool = self.pool.get_or_insert_with(|| BufPool::new(packet.capacity(), POOL_IDLE_MAX));
-        let Some(copy) = pool.copy_from(packet) else { return };
+        self.prepare(packet.capacity());
+        let Some(copy) = self.buffer(packet) else { return };
         self.kept_bytes += copy.capacity();
         self.kept.insert(place, copy);
         self.kept_order.push_back((place, now));

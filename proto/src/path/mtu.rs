@@ -11,16 +11,22 @@ use crate::time::Time;
 
 /// UDP payload that every path must carry: 1,280 bytes of IPv6 packet less its headers (RFC 8899, BASE_PLPMTU).
 pub const DATAGRAM_BASE: usize = 1232;
-/// A size is given up after this many lost probes (RFC 8899, MAX_PROBES).
-const PROBES_MAX: u8 = 3;
+/// A size is given up after this many lost probes (RFC 8899, MAX_PROBES, which is 3: a full queue must not be
+/// taken for a narrow link).
+const PROBES_MAX: u8 = 4;
+/// A lost probe is sent again after this time, the next after twice as long, and so on: losses come in bursts.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// The search ends when no more than this is to be gained, bytes.
 const GRAIN: usize = 8;
-/// A finished search begins again after this time: routes change (RFC 8899, PMTU_RAISE_TIMER).
-const RAISE_AFTER: Duration = Duration::from_secs(600);
+/// A finished search begins again after this time, the next after twice as long, and so on up to the other: the
+/// losses may have been chance, and routes change (RFC 8899, PMTU_RAISE_TIMER).
+const RAISE_AFTER_MIN: Duration = Duration::from_secs(5);
+const RAISE_AFTER_MAX: Duration = Duration::from_secs(600);
 /// A probe not heard of for this long is taken for lost.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Full datagrams lost in a row, while small ones arrive, that prove a black hole.
+/// Full datagrams lost in a row, while small ones arrive, for so long: that proves a black hole.
 const BLACK_HOLE_LOSSES: u64 = 10;
+const BLACK_HOLE_AFTER: Duration = Duration::from_millis(150);
 
 /// The size of one path's datagrams, in bytes of UDP payload.
 #[derive(Debug, Clone)]
@@ -36,8 +42,13 @@ pub struct PathMtu {
     losses: u8,
     /// Since when a probe is on its way.
     pending: Option<Time>,
+    /// Not before this time.
+    retry_at: Time,
     /// When the search may begin again; `None` while it goes on.
     again_at: Option<Time>,
+    raise_after: Duration,
+    /// The present row of losses.
+    lost_since: Time,
     large_lost: u64,
     small_acked: u64,
 }
@@ -54,7 +65,10 @@ impl PathMtu {
             size: ceiling,
             losses: 0,
             pending: None,
+            retry_at: Time::ZERO,
             again_at: None,
+            raise_after: RAISE_AFTER_MIN,
+            lost_since: Time::ZERO,
             large_lost: 0,
             small_acked: 0,
         };
@@ -87,7 +101,7 @@ impl PathMtu {
         if self.pending.is_some_and(|since| now - since >= PROBE_TIMEOUT) {
             self.on_probe(self.size, false, now);
         }
-        if self.pending.is_some() || self.again_at.is_some_and(|at| now < at) {
+        if self.pending.is_some() || now < self.retry_at || self.again_at.is_some_and(|at| now < at) {
             return None;
         }
         if self.again_at.take().is_some() {
@@ -114,6 +128,7 @@ impl PathMtu {
         if !arrived {
             self.losses += 1;
             if self.losses < PROBES_MAX {
+                self.retry_at = now + RETRY_AFTER * (1 << (self.losses - 1));
                 return;
             }
             self.blocked = size;
@@ -126,7 +141,8 @@ impl PathMtu {
         self.losses = 0;
         self.pending = None;
         if self.current >= self.ceiling || self.blocked - self.current <= GRAIN {
-            self.again_at = Some(now + RAISE_AFTER);
+            self.again_at = Some(now + self.raise_after);
+            self.raise_after = (2 * self.raise_after).min(RAISE_AFTER_MAX);
             return;
         }
         self.again_at = None;
@@ -136,16 +152,20 @@ impl PathMtu {
 
     /// Takes what a report said of datagrams that were no probes: how many longer than
     /// [`large`](Self::large) arrived and were lost, and how many others arrived. True when the path has shrunk.
-    pub fn on_fate(&mut self, large_acked: u64, large_lost: u64, small_acked: u64) -> bool {
+    pub fn on_fate(&mut self, large_acked: u64, large_lost: u64, small_acked: u64, now: Time) -> bool {
         if large_acked > 0 || self.current == self.base {
             (self.large_lost, self.small_acked) = (0, 0);
             return false;
+        }
+        if self.large_lost == 0 {
+            self.lost_since = now;
         }
         self.large_lost += large_lost;
         if self.large_lost > 0 {
             self.small_acked += small_acked;
         }
-        if self.large_lost < BLACK_HOLE_LOSSES || self.small_acked < 2 {
+        let is_long = now - self.lost_since >= BLACK_HOLE_AFTER;
+        if self.large_lost < BLACK_HOLE_LOSSES || self.small_acked < 3 || !is_long {
             return false;
         }
         let ceiling = self.ceiling;
@@ -165,13 +185,18 @@ mod tests {
     /// Probes until the search ends; gives the probes that it took.
     fn search(mtu: &mut PathMtu, now: &mut Time, passes: impl Fn(usize, u32) -> bool) -> u32 {
         let mut probes = 0;
-        while let Some(size) = mtu.poll_probe(*now) {
+        // Once more where it had ended before.
+        let first = mtu.poll_probe(*now);
+        let mut next = first;
+        while first.is_some() && !mtu.is_settled() {
             *now += RTT;
-            mtu.on_probe(size, passes(size, probes), *now);
-            probes += 1;
+            if let Some(size) = next {
+                mtu.on_probe(size, passes(size, probes), *now);
+                probes += 1;
+            }
             assert!(probes < 100, "it never ends");
+            next = if mtu.is_settled() { None } else { mtu.poll_probe(*now) };
         }
-        assert!(mtu.is_settled());
         probes
     }
 
@@ -190,7 +215,7 @@ mod tests {
             let payload = link - 28;
             let probes = search(&mut mtu, &mut now, |size, _| size <= payload);
             assert!(mtu.current() <= payload && payload - mtu.current() < GRAIN, "{link}: {mtu:?}");
-            assert!(probes <= 16, "{link}: {probes}");
+            assert!(probes <= 28, "{link}: {probes}");
         }
     }
 
@@ -204,11 +229,16 @@ mod tests {
     }
 
     #[test]
-    fn it_is_searched_again_after_ten_minutes() {
+    fn it_is_searched_again_soon_and_then_ever_later() {
         let (mut mtu, mut now) = (PathMtu::new(1472), Time::ZERO);
         search(&mut mtu, &mut now, |size, _| size <= 1392);
         let before = mtu.current();
-        assert_eq!(mtu.poll_probe(now + Duration::from_secs(599)), None);
+        for wait in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
+            assert_eq!(mtu.poll_probe(now + Duration::from_millis(1000 * wait - 1)), None, "{wait} s");
+            now += Duration::from_secs(wait);
+            search(&mut mtu, &mut now, |size, _| size <= 1392);
+            assert_eq!(mtu.current(), before);
+        }
         now += Duration::from_secs(601);
         assert_eq!(search(&mut mtu, &mut now, |_, _| true), 1);
         assert!(before < 1400 && mtu.current() == 1472);
@@ -219,7 +249,8 @@ mod tests {
         let mut mtu = PathMtu::new(1472);
         assert_eq!(mtu.poll_probe(Time::from_millis(1)), Some(1472));
         assert_eq!(mtu.poll_probe(Time::from_millis(2_000)), None);
-        assert_eq!(mtu.poll_probe(Time::from_millis(4_000)), Some(1472));
+        assert_eq!(mtu.poll_probe(Time::from_millis(4_000)), None, "not at once");
+        assert_eq!(mtu.poll_probe(Time::from_millis(4_100)), Some(1472));
     }
 
     #[test]
@@ -227,12 +258,13 @@ mod tests {
         let (mut mtu, mut now) = (PathMtu::new(1472), Time::ZERO);
         search(&mut mtu, &mut now, |_, _| true);
         for _ in 0..1000 {
-            assert!(!mtu.on_fate(1, 9, 5), "some large ones arrive");
+            assert!(!mtu.on_fate(1, 9, 5, now), "some large ones arrive");
         }
         for _ in 0..1000 {
-            assert!(!mtu.on_fate(0, 1, 0), "nothing arrives: that is silence");
+            assert!(!mtu.on_fate(0, 1, 0, now), "nothing arrives: that is silence");
         }
-        assert!(mtu.on_fate(0, 1, 2));
+        assert!(!mtu.on_fate(0, 1, 3, now), "a burst");
+        assert!(mtu.on_fate(0, 1, 0, now + BLACK_HOLE_AFTER));
         assert_eq!(mtu.current(), DATAGRAM_BASE);
         assert!(search(&mut mtu, &mut now, |size, _| size <= 1372) > 1);
         assert!(mtu.current() > 1364);

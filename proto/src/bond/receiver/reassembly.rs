@@ -19,8 +19,8 @@ const FRAGMENTS_MAX: usize = 1024;
 /// An incomplete packet older than this is forgotten; a resend needs less.
 const AGE_MAX: Duration = Duration::from_secs(1);
 
-/// What tells packets apart: incarnation, lane, lane sequence.
-type Name = (u8, u16, u32);
+/// What tells sendings apart: incarnation, lane, lane sequence, and how many fragments there are.
+type Name = (u8, u16, u32, u8);
 
 struct Partial {
     name: Name,
@@ -50,14 +50,9 @@ impl Reassembly {
         now: Time,
     ) -> Option<PacketBuf> {
         self.forget_old(now);
-        let name = (header.incarnation, header.lane, header.lane_seq);
+        let name = (header.incarnation, header.lane, header.lane_seq, fragment.count);
         let count = usize::from(fragment.count);
-        let mut at = self.partial.iter().position(|partial| partial.name == name);
-        // Sent again over a path of another size: its fragments are others.
-        if let Some(i) = at.filter(|&i| self.partial[i].parts.len() != count) {
-            self.forget(i);
-            at = None;
-        }
+        let at = self.partial.iter().position(|partial| partial.name == name);
         let i = at.unwrap_or_else(|| {
             let parts = (0..count).map(|_| None).collect();
             self.partial.push_back(Partial { name, since: now, missing: count, parts });

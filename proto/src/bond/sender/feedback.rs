@@ -100,9 +100,9 @@ impl Sender {
                         self.shard_arrived(block, now);
                     }
                 }
-                Content::Part(key, part) => {
+                Content::Part(key, part, cut) => {
                     let before = self.store.held(key).delivered;
-                    self.store.part_arrived(key, part);
+                    self.store.part_arrived(key, part, cut);
                     let held = self.store.held(key);
                     let block = held.block.filter(|_| held.delivered && !before);
                     self.store.release(key);
@@ -123,7 +123,7 @@ impl Sender {
                 // Another datagram that carries it decides.
                 Content::Copy(key) if self.store.is_shared(key) => self.store.release(key),
                 // Its other fragments are no other copies.
-                Content::Part(key, _) => self.resend_lost(key, now),
+                Content::Part(key, ..) => self.resend_lost(key, now),
                 Content::Data(key) | Content::Copy(key) => {
                     let held = self.store.held(key);
                     // Of a broadcast packet another copy is on its way as long as one is.
@@ -239,7 +239,7 @@ impl Sender {
             .flight
             .unseen(COPY_MAX)
             .filter_map(|c| match c {
-                Content::Data(key) | Content::Part(key, _) => Some(*key),
+                Content::Data(key) | Content::Part(key, ..) => Some(*key),
                 Content::Copy(_)
                 | Content::Probe(_)
                 | Content::Skip(..)

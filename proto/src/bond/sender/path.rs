@@ -53,8 +53,8 @@ pub struct PathSetup {
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     Data(Key),
-    /// One of a packet's fragments.
-    Part(Key, Fragment),
+    /// One of a packet's fragments, and in which of its sendings.
+    Part(Key, Fragment, u8),
     /// A trial of this many bytes of datagram.
     Probe(u16),
     /// A copy whose loss alone is no reason to send the packet again.
@@ -206,7 +206,7 @@ impl PathSender {
         out.large_acked = out.large_acked.saturating_sub(arrived);
         out.large_lost = out.large_lost.saturating_sub(lost);
         let small = out.acked_packets.saturating_sub(out.large_acked);
-        if self.mtu.on_fate(out.large_acked, out.large_lost, small) {
+        if self.mtu.on_fate(out.large_acked, out.large_lost, small, now) {
             self.black_holes += 1;
         }
     }

@@ -456,7 +456,7 @@ impl Sender {
         let held = self.store.held(key);
         let part_len = held.packet.len().div_ceil(count.min(usize::from(Fragment::COUNT_MAX)));
         let count = held.packet.len().div_ceil(part_len) as u8;
-        self.store.split(key, count);
+        let cut = self.store.cut(key);
         for _ in 1..count {
             self.store.retain(key);
         }
@@ -465,7 +465,7 @@ impl Sender {
         for (index, part) in (0..).zip(held.packet.chunks(part_len)) {
             let fragment = Fragment { index, count };
             let flags = flags.with(fragment.flags());
-            let content = Content::Part(key, fragment);
+            let content = Content::Part(key, fragment, cut);
             self.paths[i].emit(FrameType::Data, flags, held.class, content, now, |slab| {
                 slab.extend_from_slice(head);
                 fragment.encode_into(slab);
