@@ -4,14 +4,18 @@
 //! first. So its borrowers are told to send less as soon as it wants the uplink itself:
 //!
 //! ```text
-//!  Free ── own > 3 % of the estimate ──► Shared: estimate - 2 x own, never under the trickle
-//!   ▲                                      │ own < 3 % for 400 ms
-//!   └─── limit beyond the estimate ◄──── twice as much every window
+//!           own > 3 % of the estimate            own falls while the limit rises
+//!  Free ─────────────────────────────► Searching ──────────────────────────────► Held: estimate - 2 x own
+//!   ▲                                   │  ▲                                        │   │
+//!   │   own < 3 % for 400 ms:           │  └──────────── hold is over ──────────────┘   │
+//!   └── twice as much every window ◄────┴───────────────────────────────────────────────┘
 //! ```
 //! Leaving room for twice the own demand lets it grow without a fight. The estimate is the most that the
-//! uplink carried in any window of the last ten seconds. While the borrowers are held back it says too
-//! little; it is then kept, raised slowly while they use all that they were granted, and lowered while they
-//! do not, but never below what is seen.
+//! uplink carried in any window of the last ten seconds; it says what the uplink *can* carry only if it was
+//! full. Whether it is full shows in the owner's share: borrowers who use all that they were granted are
+//! granted more, and if the owner then gets less, the uplink has no more. Until that was seen, the estimate
+//! binds nobody. While it does, it is raised slowly as long as the borrowers use all that they were granted,
+//! and lowered while they do not, but never below what is seen.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -31,7 +35,7 @@ const DEMAND_SHARE: f64 = 0.03;
 const DEMAND_MIN: f64 = 100e3;
 /// Own traffic must be low for so long before the borrowers are let loose.
 const QUIET_FOR: Duration = Duration::from_millis(400);
-/// Most growth of the limit per window while both share.
+/// Most growth of the limit per window while it is held.
 const RISE_MAX: f64 = 1.25;
 /// Growth of the estimate per window while all that was granted is used.
 const PROBE: f64 = 1.02;
@@ -45,6 +49,18 @@ const DECAY: f64 = 0.97;
 const FILLED: f64 = 0.92;
 /// A share of what was granted that says that there is no more.
 const UNFILLED: f64 = 0.85;
+/// A search among uplinks that were never seen full begins here, bit/s.
+const SEARCH_FROM: f64 = 500e3;
+/// Growth per window of the first search, and of those after one that met the end.
+const SEARCH_FAST: f64 = 2.0;
+const SEARCH_SLOW: f64 = 1.25;
+/// An owner that has less than this share of what it had before, on an uplink that may be full, is squeezed.
+const SQUEEZED: f64 = 0.9;
+/// An uplink that carries less than this share of the most that was seen is not full.
+const FULL: f64 = 0.9;
+/// How long the estimate binds after it was seen to be all: doubled each time up to the most.
+const HOLD_MIN: Duration = Duration::from_secs(8);
+const HOLD_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
@@ -61,19 +77,37 @@ pub struct Grants {
     /// Rates that may still become the maximum: falling, the oldest first.
     peaks: VecDeque<(Time, f64)>,
     estimate: f64,
+    /// What the owner had when nothing held it back, bit/s.
+    own_before: f64,
+    /// The uplink was seen full: the estimate binds until then.
+    held_until: Option<Time>,
+    hold: Duration,
     last: Option<Time>,
 }
 
 impl Default for Grants {
     fn default() -> Self {
-        Self { phase: Phase::Free, peaks: VecDeque::new(), estimate: 0.0, last: None }
+        Self {
+            phase: Phase::Free,
+            peaks: VecDeque::new(),
+            estimate: 0.0,
+            own_before: 0.0,
+            held_until: None,
+            hold: HOLD_MIN,
+            last: None,
+        }
     }
 }
 
 impl Grants {
-    /// What the uplink is thought to carry, bit/s.
+    /// What the uplink was seen to carry, bit/s; what it can carry while [`is_held`](Self::is_held).
     pub fn estimate(&self) -> u64 {
         self.estimate as u64
+    }
+
+    /// Whether the uplink was seen full lately, so that the estimate binds.
+    pub fn is_held(&self, now: Time) -> bool {
+        self.held_until.is_some_and(|until| now < until)
     }
 
     /// Takes the wire bytes of the window that ends now: the owner's and its borrowers'. Gives what each of
@@ -92,16 +126,21 @@ impl Grants {
         let wanted = own >= (DEMAND_SHARE * self.estimate).max(DEMAND_MIN);
         self.phase = match self.phase {
             Phase::Free if !wanted => Phase::Free,
-            Phase::Free => Phase::Shared { limit: self.left(own), quiet_since: None },
+            Phase::Free => {
+                self.own_before = own;
+                self.held_until = None;
+                let limit = self.left(own).max(SEARCH_FROM);
+                Phase::Shared { limit, quiet_since: None }
+            }
             Phase::Shared { limit, .. } if wanted => {
-                let rise = limit.max(TRICKLE as f64) * RISE_MAX;
-                Phase::Shared { limit: self.left(own).min(rise), quiet_since: None }
+                Phase::Shared { limit: self.next_limit(own, relayed, limit, now), quiet_since: None }
             }
             Phase::Shared { limit, quiet_since } => {
                 let since = quiet_since.unwrap_or(last);
                 let quiet = now - since >= QUIET_FOR;
                 let limit = if quiet { limit.max(TRICKLE as f64) * 2.0 } else { limit };
-                if limit > self.estimate {
+                if quiet && limit > self.estimate {
+                    self.hold = HOLD_MIN;
                     Phase::Free
                 } else {
                     Phase::Shared { limit, quiet_since: Some(since) }
@@ -109,6 +148,26 @@ impl Grants {
             }
         };
         self.share(leases)
+    }
+
+    /// The limit while both want the uplink.
+    fn next_limit(&mut self, own: f64, relayed: f64, limit: f64, now: Time) -> f64 {
+        let full = own + relayed >= FULL * self.peak();
+        // Where there is room, the owner has what it wants; where there is none, it wants what it had.
+        self.own_before = if full { own.max(self.own_before) } else { own };
+        let left = self.left(self.own_before);
+        if !self.is_held(now) && own < SQUEEZED * self.own_before && limit > left {
+            self.held_until = Some(now + self.hold);
+            self.hold = (2 * self.hold).min(HOLD_MAX);
+        }
+        if self.is_held(now) {
+            return left.min(limit.max(TRICKLE as f64) * RISE_MAX);
+        }
+        if relayed < FILLED * limit {
+            return limit.max(left);
+        }
+        let growth = if self.hold == HOLD_MIN { SEARCH_FAST } else { SEARCH_SLOW };
+        (limit * growth).max(left).max(SEARCH_FROM)
     }
 
     /// What may be left beside an own demand of `own` bit/s.
@@ -119,9 +178,7 @@ impl Grants {
     fn share(&self, leases: usize) -> u64 {
         match self.phase {
             Phase::Free => UNLIMITED,
-            Phase::Shared { limit, .. } => {
-                ((limit.min(self.estimate) / leases.max(1) as f64) as u64).max(TRICKLE)
-            }
+            Phase::Shared { limit, .. } => ((limit / leases.max(1) as f64) as u64).max(TRICKLE),
         }
     }
 
@@ -135,8 +192,13 @@ impl Grants {
         }
     }
 
+    /// The most that was carried in any window that still counts, bit/s.
+    fn peak(&self) -> f64 {
+        self.peaks.front().map_or(0.0, |peak| peak.1)
+    }
+
     fn learn(&mut self, relayed: f64) {
-        let peak = self.peaks.front().map_or(0.0, |peak| peak.1);
+        let peak = self.peak();
         self.estimate = match self.phase {
             Phase::Free => peak,
             Phase::Shared { limit, .. } if relayed >= FILLED * limit => {

@@ -20,7 +20,7 @@ const LENDER: NodeId = NodeId::from_bytes([1; 32]);
 const PEER: NodeId = NodeId::from_bytes([2; 32]);
 const EXIT: NodeId = NodeId::from_bytes([3; 32]);
 
-/// An uplink of `capacity` bit/s that its owner and greedy borrowers share in proportion to what they offer.
+/// An uplink of `capacity` bit/s that its owner and its borrowers share in proportion to what they offer.
 struct Shared {
     grants: Grants,
     capacity: f64,
@@ -29,18 +29,23 @@ struct Shared {
     now: Time,
     own: f64,
     relayed: f64,
+    /// Whether the borrowers use all they may, or only what they want, bit/s in all.
+    greedy: bool,
+    wanted: f64,
 }
 
 impl Shared {
     fn new(capacity: f64, leases: usize) -> Self {
         let (grants, now) = (Grants::default(), Time::from_millis(1_000));
-        Self { grants, capacity, granted: UNLIMITED, leases, now, own: 0.0, relayed: 0.0 }
+        let granted = UNLIMITED;
+        Self { grants, capacity, granted, leases, now, own: 0.0, relayed: 0.0, greedy: true, wanted: 0.0 }
     }
 
     /// One window in which the owner offers `own` bit/s.
     fn window(&mut self, own: f64) {
         let limit = if self.granted == UNLIMITED { self.capacity } else { self.granted as f64 };
-        let borrowed = (limit * self.leases as f64).min(self.capacity);
+        let wanted = if self.greedy { self.capacity } else { self.wanted };
+        let borrowed = (limit * self.leases as f64).min(wanted);
         let fit = (self.capacity / (own + borrowed)).min(1.0);
         (self.own, self.relayed) = (own * fit, borrowed * fit);
         self.now += GRANT_EVERY;
@@ -67,12 +72,16 @@ proptest! {
         prop_assert_eq!(uplink.granted, UNLIMITED);
         let wanted = share * capacity;
         uplink.run(10, wanted);
+        // A search for what else there is may squeeze it now and then, for a moment, and never by much.
+        let mut squeezed = 0;
         for _ in 0..150 {
             uplink.window(wanted);
             let trickles = (leases as u64 * TRICKLE) as f64;
             let due = wanted.min(capacity - trickles);
-            prop_assert!(uplink.own >= 0.85 * due, "{} of {due}: granted {}", uplink.own, uplink.granted);
+            squeezed += u32::from(uplink.own < 0.85 * due);
+            prop_assert!(uplink.own >= 0.6 * due, "{} of {due}: granted {}", uplink.own, uplink.granted);
         }
+        prop_assert!(squeezed <= 6, "{squeezed} windows of 150");
         // What the owner leaves is not wasted for ever.
         let left = capacity - 2.0 * wanted;
         prop_assert!(uplink.relayed >= 0.5 * left, "{} of {left} left", uplink.relayed);
@@ -80,8 +89,40 @@ proptest! {
         prop_assert_eq!(uplink.granted, UNLIMITED, "3 s after the owner's traffic has ended");
     }
 
+    /// The owner's trickle says nothing about what the uplink carries.
     #[test]
-    fn grants_never_exceed_the_estimate_nor_fall_below_the_trickle(
+    fn a_small_demand_on_an_uplink_that_was_never_full_holds_nobody_back(
+        capacity in 2e6..500e6_f64, own in 0.1e6..0.5e6_f64, idle in 0..100_usize, leases in 1..4_usize,
+    ) {
+        let mut uplink = Shared::new(capacity, leases);
+        uplink.greedy = false;
+        uplink.run(idle, own);
+        uplink.greedy = true;
+        uplink.run(10, own);
+        for _ in 0..20 {
+            uplink.window(own);
+            prop_assert!(uplink.relayed >= 0.5 * (capacity - 2.0 * own), "{} of {capacity}", uplink.relayed);
+        }
+    }
+
+    /// What fits beside the owner's traffic is not cut, however the owner's comes and goes.
+    #[test]
+    fn borrowers_who_want_little_have_it(
+        capacity in 20e6..500e6_f64, own in 0.02..0.4_f64, wanted in 0.02..0.4_f64,
+    ) {
+        let mut uplink = Shared::new(capacity, 1);
+        uplink.greedy = false;
+        uplink.wanted = wanted * capacity;
+        uplink.run(25, 0.0);
+        uplink.run(15, own * capacity);
+        for _ in 0..100 {
+            uplink.window(own * capacity);
+            prop_assert!(uplink.relayed >= 0.95 * uplink.wanted, "{} of {}", uplink.relayed, uplink.wanted);
+        }
+    }
+
+    #[test]
+    fn grants_of_a_held_uplink_never_exceed_the_estimate_nor_any_fall_below_the_trickle(
         windows in prop::collection::vec((0..40_000_000_u64, 0..40_000_000_u64, 0..700_u64), 1..200),
         leases in 0..9_usize,
     ) {
@@ -91,7 +132,7 @@ proptest! {
             let granted = grants.handle_window(own, relayed, leases, now);
             prop_assert!(granted >= TRICKLE);
             let least = leases as u64 * TRICKLE;
-            if granted != UNLIMITED {
+            if granted != UNLIMITED && grants.is_held(now) {
                 prop_assert!(granted * leases as u64 <= grants.estimate().max(least), "{granted}");
             }
         }
