@@ -14,6 +14,7 @@ mod outage;
 mod overhead;
 mod plot;
 mod profile;
+mod relayed;
 mod report;
 mod sharing;
 mod sharing_report;
@@ -112,6 +113,7 @@ fn measure_all(args: &BenchArgs) -> anyhow::Result<String> {
     match profile.kind {
         Kind::Bond => repeat(args, &profile, measure::run),
         Kind::Lan => repeat(args, &profile, sharing::run),
+        Kind::Relayed => repeat(args, &profile, relayed::run),
         Kind::Cut => repeat(args, &profile, outage::cuts),
         Kind::Return => repeat(args, &profile, outage::returns),
         Kind::Cpu => repeat(args, &profile, cpu::run),
@@ -143,6 +145,7 @@ fn repeat<R: Measured>(
         seconds: args.seconds,
         cut_seconds: CUT.as_secs(),
         version: env!("CARGO_PKG_VERSION"),
+        medians: report::medians(&runs),
         runs,
     };
     if let (Some(file), Some(run)) = (&args.plot, report.runs.first()) {

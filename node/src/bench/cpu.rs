@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::CUT;
 use super::idle::{Cost, Reading};
 use super::openvpn::OpenVpn;
-use super::report::{Measured, mbit_row, median, row};
+use super::report::{Figure, Measured, both, mbit_row, median, row};
 use super::stage::Stage;
 use super::timeline::Timeline;
 use super::ways::{Way, Ways};
@@ -190,7 +190,14 @@ impl Measured for CpuRun {
         Vec::new()
     }
 
-    fn write_medians(_: &[Self], _: &mut String) -> std::fmt::Result {
-        Ok(())
+    fn figures(&self) -> Vec<Figure> {
+        let mut figures = both("tunnel / raw", self.tunnel.mbit.over(self.raw_mbit));
+        if let Some(openvpn) = &self.openvpn {
+            figures.extend(both("tunnel / OpenVPN", self.tunnel.mbit.over(openvpn.mbit)));
+            let without = self.tunnel_without_segmentation.mbit;
+            figures.extend(both("tunnel without segmentation / OpenVPN", without.over(openvpn.mbit)));
+        }
+        figures.push(("idle round trip, us more".to_owned(), self.ping.added_us));
+        figures
     }
 }

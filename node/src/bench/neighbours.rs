@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::CUT;
-use super::report::{Health, Measured, RawLink, mbit_row, ratio_row, write_raw};
+use super::report::{Figure, Health, Measured, RawLink, both, mbit_row, ratio_row, write_raw};
 use super::stage::{Stage, check};
 use super::timeline::Timeline;
 use super::ways::{Way, Ways};
@@ -102,7 +102,12 @@ impl Measured for NeighboursRun {
         self.timelines.iter().collect()
     }
 
-    fn write_medians(_: &[Self], _: &mut String) -> std::fmt::Result {
-        Ok(())
+    fn figures(&self) -> Vec<Figure> {
+        let mut figures = both("bond / fair share", self.bond.of_fair_share);
+        for Beside { link, of_fair_share, .. } in &self.neighbours {
+            let link = link.as_deref().unwrap_or_default();
+            figures.extend(both(&format!("neighbour on {link} / fair share"), *of_fair_share));
+        }
+        figures
     }
 }

@@ -9,7 +9,7 @@ use mwb_sim::lab::Host;
 use mwb_sim::traffic::{Amount, EchoResult, EchoSpec, FlowResult, FlowSpec, udp_echo};
 use serde::Serialize;
 
-use super::report::{Health, Measured, Wire, pause};
+use super::report::{Figure, Health, Measured, Wire, pause};
 use super::stage::{Stage, check};
 use super::timeline::Timeline;
 use super::ways::Way;
@@ -234,8 +234,16 @@ impl Measured for CutRun {
             .collect()
     }
 
-    fn write_medians(_: &[Self], _: &mut String) -> std::fmt::Result {
-        Ok(())
+    fn figures(&self) -> Vec<Figure> {
+        let figure = |cut: &Cut, name: &str, value| (format!("{} is cut: {name}", cut.link), value);
+        let of = |cut: &Cut| {
+            let mptcp =
+                cut.mptcp.as_ref().map(|flow| figure(cut, "pause of kernel MPTCP, ms", flow.pause_ms));
+            let bond = figure(cut, "pause of the bond, ms", cut.bond.pause_ms);
+            let echo = figure(cut, "pause of the echo, ms", cut.echo_pause_ms);
+            [Some(bond), mptcp, Some(echo)].into_iter().flatten()
+        };
+        self.cuts.iter().flat_map(of).collect()
     }
 }
 
@@ -313,7 +321,10 @@ impl Measured for ReturnRun {
         vec![&self.timeline]
     }
 
-    fn write_medians(_: &[Self], _: &mut String) -> std::fmt::Result {
-        Ok(())
+    fn figures(&self) -> Vec<Figure> {
+        let back = self.back_s.map(|back| ("at 80 % of its rate after, s".to_owned(), back));
+        let last = ("the last 4 s / without it".to_owned(), self.mbit_last / self.mbit_without);
+        let after = ("from its return on / without it".to_owned(), self.mbit_after / self.mbit_without);
+        [Some(after), Some(last), back].into_iter().flatten().collect()
     }
 }

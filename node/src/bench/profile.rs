@@ -52,6 +52,8 @@ pub(super) enum Kind {
     Bond,
     /// A LAN with one host for each link: they lend each other theirs.
     Lan,
+    /// The same links behind one host, and spread over the hosts of a LAN.
+    Relayed,
     /// Each link is cut once under a running flow.
     Cut,
     /// The last link returns to a running flow.
@@ -67,7 +69,7 @@ impl Kind {
     fn links_min(self) -> usize {
         match self {
             Self::Bond | Self::Cpu => 1,
-            Self::Lan | Self::Cut | Self::Return | Self::Neighbours => 2,
+            Self::Lan | Self::Relayed | Self::Cut | Self::Return | Self::Neighbours => 2,
         }
     }
 }
@@ -80,7 +82,7 @@ impl Profile {
     pub(super) fn lab(&self) -> Result<Lab, LabError> {
         let links = || self.links.iter().map(Link::spec);
         match self.kind {
-            Kind::Lan => Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>()),
+            Kind::Lan | Kind::Relayed => Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>()),
             Kind::Cpu => Lab::edge_exit_with(
                 &links().collect::<Vec<LinkSpec>>(),
                 &LabOptions { plain: true, ..LabOptions::default() },

@@ -6,7 +6,7 @@ use mwb_proto::bond::RoutingMode;
 use mwb_sim::traffic::EchoResult;
 use serde::Serialize;
 
-use super::mptcp::Mptcp;
+use super::mptcp::{Mptcp, MptcpFlows};
 use super::profile::Profile;
 use super::timeline::Timeline;
 use super::ways::{Way, Ways};
@@ -31,6 +31,8 @@ pub(super) struct Report<R> {
     pub(super) version: &'static str,
     /// One entry per run, in order.
     pub(super) runs: Vec<R>,
+    /// What the runs are judged by.
+    pub(super) medians: Vec<Median>,
 }
 
 /// What one run found.
@@ -39,10 +41,49 @@ pub(super) trait Measured: Serialize {
     fn write(&self, out: &mut String) -> std::fmt::Result;
     /// What is worth plotting.
     fn timelines(&self) -> Vec<&Timeline>;
-    /// The medians of several runs, for people, where there are some.
-    fn write_medians(runs: &[Self], out: &mut String) -> std::fmt::Result
-    where
-        Self: Sized;
+    /// What the run is judged by: the same names in the same order in every run of a profile, as far as there are any.
+    fn figures(&self) -> Vec<Figure>;
+}
+
+/// A name and a value.
+pub(super) type Figure = (String, f64);
+
+/// A figure for each way.
+pub(super) fn both(name: &str, values: Ways<f64>) -> Vec<Figure> {
+    vec![(format!("{name}, download"), values.download), (format!("{name}, upload"), values.upload)]
+}
+
+/// One figure of several runs.
+#[derive(Debug, Serialize)]
+pub(super) struct Median {
+    pub(super) name: String,
+    pub(super) median: f64,
+    pub(super) least: f64,
+    pub(super) most: f64,
+}
+
+/// The figures of several runs, in the order of the first; those that a run lacks are taken from the others.
+pub(super) fn medians(runs: &[impl Measured]) -> Vec<Median> {
+    let all: Vec<Figure> = runs.iter().flat_map(Measured::figures).collect();
+    let mut names: Vec<&String> = Vec::new();
+    for (name, _) in &all {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let of = |name: &String| {
+        let mut values: Vec<f64> =
+            all.iter().filter(|figure| figure.0 == *name).map(|figure| figure.1).collect();
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (values.first().copied(), values.last().copied());
+        Median {
+            name: name.clone(),
+            least: least.unwrap_or(f64::NAN),
+            most: most.unwrap_or(f64::NAN),
+            median: median(values),
+        }
+    };
+    names.into_iter().map(of).collect()
 }
 
 impl<R: Measured> Report<R> {
@@ -68,7 +109,14 @@ impl<R: Measured> Report<R> {
             }
             run.write(out)?;
         }
-        if self.runs.len() > 1 { R::write_medians(&self.runs, out) } else { Ok(()) }
+        if self.runs.len() > 1 {
+            let title = format!("of {} runs", self.runs.len());
+            writeln!(out, "\n  {title:<46}{:>10}{:>10}{:>10}", "median", "least", "most")?;
+            for Median { name, median, least, most } in &self.medians {
+                writeln!(out, "  {name:<46}{median:>10.3}{least:>10.3}{most:>10.3}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -309,15 +357,19 @@ impl Measured for Run {
         self.timelines.iter().collect()
     }
 
-    fn write_medians(runs: &[Self], out: &mut String) -> std::fmt::Result {
-        let both = |value: fn(&Self) -> Ways<f64>| Ways {
-            download: median(runs.iter().map(|run| value(run).download).collect()),
-            upload: median(runs.iter().map(|run| value(run).upload).collect()),
-        };
-        writeln!(out, "\nmedian of {} runs", runs.len())?;
-        let mbit = both(|run| run.bond.map(|transfer| transfer.mbit));
-        mbit_row(out, "bond, Mbit/s", mbit)?;
-        ratio_row(out, "bond / sum", both(|run| run.ratio))
+    fn figures(&self) -> Vec<Figure> {
+        let mut figures = both("bond, Mbit/s", self.bond.clone().map(|transfer| transfer.mbit));
+        figures.extend(both("bond / sum", self.ratio));
+        if let Some(Reference { link, ratio, .. }) = &self.reference {
+            figures.extend(both(&format!("bond / tunnel over {link} alone"), *ratio));
+        }
+        figures.extend(both("UDP echo p95, ms", self.echo_loaded.map(|echo| echo.p95_ms)));
+        figures.extend(both("headers and repeats, %", self.bond.clone().map(|t| t.wire.along_percent)));
+        figures.extend(both("the other way, %", self.bond.clone().map(|t| t.wire.against_percent)));
+        for MptcpFlows { congestion_control, ratio, .. } in &self.mptcp.flows {
+            figures.extend(both(&format!("kernel MPTCP ({congestion_control}) / sum"), *ratio));
+        }
+        figures
     }
 }
 
@@ -372,8 +424,34 @@ mod tests {
         assert!((wire.along_percent - 20.0).abs() < 1e-9, "{wire:?}");
     }
 
+    /// A run with one figure, or with two.
+    #[derive(Serialize)]
+    struct Few(f64, Option<f64>);
+
+    impl Measured for Few {
+        fn write(&self, _: &mut String) -> std::fmt::Result {
+            Ok(())
+        }
+
+        fn timelines(&self) -> Vec<&Timeline> {
+            Vec::new()
+        }
+
+        fn figures(&self) -> Vec<Figure> {
+            let second = self.1.map(|value| ("second".to_owned(), value));
+            [Some(("first".to_owned(), self.0)), second].into_iter().flatten().collect()
+        }
+    }
+
     #[test]
-    fn medians() {
+    fn a_figure_that_some_runs_lack_has_the_median_of_the_others() {
+        let medians = medians(&[Few(3.0, None), Few(1.0, Some(9.0)), Few(2.0, Some(7.0))]);
+        let all = medians.iter().map(|m| (m.name.as_str(), m.median, m.least, m.most));
+        assert_eq!(all.collect::<Vec<_>>(), [("first", 2.0, 1.0, 3.0), ("second", 8.0, 7.0, 9.0)]);
+    }
+
+    #[test]
+    fn middle_values() {
         assert!(median(Vec::new()).is_nan());
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);

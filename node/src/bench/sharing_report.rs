@@ -5,7 +5,9 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
-use super::report::{Health, LinkBytes, Measured, RawLink, Wire, mbit_row, sum, wire_rows, write_raw};
+use super::report::{
+    Figure, Health, LinkBytes, Measured, RawLink, Wire, mbit_row, sum, wire_rows, write_raw,
+};
 use super::timeline::Timeline;
 use super::ways::Ways;
 
@@ -149,8 +151,8 @@ impl Measured for SharingRun {
         vec![&download.timeline, &upload.timeline, &self.together.timeline, &self.lender.timeline]
     }
 
-    fn write_medians(_: &[Self], _: &mut String) -> std::fmt::Result {
-        Ok(())
+    fn figures(&self) -> Vec<Figure> {
+        self.targets().into_iter().map(|target| (target.name.to_owned(), target.value)).collect()
     }
 }
 
