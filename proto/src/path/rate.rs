@@ -185,6 +185,13 @@ impl RateControl {
         self.policer.on_fate(acked, acked_bytes, lost);
     }
 
+    /// The losses of late had another cause than the rate, such as datagrams too long for the path.
+    pub fn pardon_losses(&mut self, now: Time) {
+        if let Some(before) = self.policer.pardon(now.as_secs_f64()) {
+            self.rate = self.rate.max(before).min(self.cap.unwrap_or(f64::INFINITY));
+        }
+    }
+
     /// Takes the sample of one report; `delay` has already taken its own half.
     /// Returns seconds by which the delay base must be moved, when cuts have proven it wrong.
     pub fn on_sample(

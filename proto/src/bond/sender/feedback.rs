@@ -63,12 +63,12 @@ impl Sender {
             if !p.flight.resolve(heard, now, &mut out) {
                 continue;
             }
-            p.on_sizes(&mut out, now);
+            let by_chance = p.on_sizes(&mut out, now);
             p.lost += out.lost_packets;
             p.acked += out.acked_packets;
             p.spurious += out.spurious;
-            p.rate.on_fate(out.acked_packets, out.acked_bytes, out.lost_packets);
-            p.load.on_report(out.acked_packets, out.lost_packets);
+            p.rate.on_fate(out.acked_packets, out.acked_bytes, by_chance);
+            p.load.on_report(out.acked_packets, by_chance);
             if let Some(milestone) = out.highest {
                 let arrival = clock - f64::from(heard.highest_age) * STAMP_UNIT_SECS;
                 self.owd.units(heard.owd_min);
@@ -77,7 +77,7 @@ impl Sender {
                     self.events.push_back(SenderEvent::PathState { path: p.id, state: PathState::Up });
                 }
             }
-            p.note_random_loss(out.acked_packets, out.lost_packets, out.spurious, now);
+            p.note_random_loss(out.acked_packets, by_chance, out.spurious, now);
             p.update_limits(now);
             self.settle(&mut out, now);
         }

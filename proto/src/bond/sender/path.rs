@@ -187,8 +187,9 @@ impl PathSender {
         path
     }
 
-    /// Takes what a report said, for the size of datagrams; probes are no evidence of anything else.
-    pub(crate) fn on_sizes(&mut self, out: &mut Resolution<Content>, now: Time) {
+    /// Takes what a report said, for the size of datagrams; probes are no evidence of anything else. Gives how many
+    /// were lost for another reason than their size.
+    pub(crate) fn on_sizes(&mut self, out: &mut Resolution<Content>, now: Time) -> u64 {
         let Self { mtu, .. } = self;
         let mut take = |contents: &mut Vec<Content>, arrived: bool| {
             let mut probes = 0;
@@ -208,7 +209,11 @@ impl PathSender {
         let small = out.acked_packets.saturating_sub(out.large_acked);
         if self.mtu.on_fate(out.large_acked, out.large_lost, small, now) {
             self.black_holes += 1;
+            self.rate.pardon_losses(now);
         }
+        // Of those that had left before that was known.
+        let too_long = if self.mtu.current() <= self.mtu.large() { out.large_lost } else { 0 };
+        out.lost_packets.saturating_sub(too_long)
     }
 
     /// Bits of one full packet on the wire.

@@ -78,17 +78,34 @@ pub(super) struct Policer {
     streak: u32,
     ceiling: Option<f64>,
     hold: f64,
+    /// Rate before the present ceiling.
+    before: f64,
 }
 
 impl Policer {
     pub(super) fn new(t: f64) -> Self {
         let window = Window { since: t, ..Window::default() };
-        Self { state: State::Open, window, chance: 0.0, streak: 0, ceiling: None, hold: HOLD_MIN }
+        Self {
+            state: State::Open,
+            window,
+            chance: 0.0,
+            streak: 0,
+            ceiling: None,
+            hold: HOLD_MIN,
+            before: 0.0,
+        }
     }
 
     /// The most that may be sent.
     pub(super) fn ceiling(&self) -> Option<f64> {
         self.ceiling
+    }
+
+    /// The losses had another cause: forgets them. Gives the rate before they were heeded, if they were.
+    pub(super) fn pardon(&mut self, t: f64) -> Option<f64> {
+        let before = self.ceiling.map(|_| self.before);
+        *self = Self::new(t);
+        before
     }
 
     /// Counts what a report has resolved.
@@ -161,6 +178,7 @@ impl Policer {
             _ if self.streak >= 2 => {
                 self.streak = 0;
                 self.ceiling = Some(TEST_SHARE * arrived);
+                self.before = rate;
                 self.state = State::Testing { arrived, loss, before: rate, from: t };
                 return Advice::Cut(TEST_SHARE * arrived);
             }

@@ -107,3 +107,13 @@ fn loss_on_a_full_queue_is_left_to_the_queue() {
     path.run(3.0);
     assert_eq!(path.judge.ceiling(), None);
 }
+
+#[test]
+fn losses_with_another_cause_are_forgotten_with_what_they_cost() {
+    let mut path = Path::new(20e6, 0.0);
+    path.run(3.0);
+    assert!(path.judge.ceiling().is_some_and(|ceiling| ceiling < 25e6));
+    let before = path.judge.pardon(path.t);
+    assert!(before.is_some_and(|rate| rate > 20e6), "{before:?}");
+    assert_eq!((path.judge.ceiling(), path.judge.pardon(path.t)), (None, None));
+}
