@@ -13,7 +13,9 @@
 //! Leaving room for twice the own demand lets it grow without a fight. The estimate is the most that the
 //! uplink carried in any window of the last ten seconds; it says what the uplink *can* carry only if it was
 //! full. Whether it is full shows in the owner's share: borrowers who use all that they were granted are
-//! granted more, and if the owner then gets less, the uplink has no more. Until that was seen, the estimate
+//! granted more, and if the owner then gets less, the uplink has no more. Where both grew at the same time the
+//! owner never had more: once the sum has stopped growing, the borrowers are held back for a moment, and if
+//! the owner takes what they leave, the uplink was full. Until one of these was seen, the estimate
 //! binds nobody. While it does, it is raised slowly as long as the borrowers use all that they were granted,
 //! and lowered while they do not, but never below what is seen.
 
@@ -62,6 +64,31 @@ const FULL: f64 = 0.9;
 const HOLD_MIN: Duration = Duration::from_secs(8);
 const HOLD_MAX: Duration = Duration::from_secs(60);
 
+/// The sum of a window has grown when it exceeds what was seen before by this factor.
+const GROWN: f64 = 1.02;
+/// So many windows without growth make a trial.
+const FLAT_WINDOWS: u32 = 3;
+/// A trial leaves the borrowers this share of what they use, for so long.
+const TRIAL_SHARE: f64 = 0.6;
+const TRIAL_FOR: Duration = Duration::from_millis(600);
+/// It is not worth it for less, bit/s.
+const TRIAL_MIN: f64 = 2.0 * TRICKLE as f64;
+/// The uplink was full if the owner has taken this share of what was left to it.
+const TAKEN: f64 = 0.3;
+/// Time between trials: doubled by each that shows that the owner wants no more, up to the most.
+const TRIAL_EVERY_MIN: Duration = Duration::from_secs(4);
+const TRIAL_EVERY_MAX: Duration = Duration::from_secs(60);
+
+/// Holding the borrowers back to see what the owner takes.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    since: Time,
+    /// What both had, and the limit before.
+    own: f64,
+    relayed: f64,
+    limit: f64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     /// The owner wants nothing.
@@ -82,6 +109,12 @@ pub struct Grants {
     /// The uplink was seen full: the estimate binds until then.
     held_until: Option<Time>,
     hold: Duration,
+    /// Windows since the sum has last grown.
+    flat: u32,
+    trial: Option<Trial>,
+    /// No trial before this time.
+    trial_at: Time,
+    trial_every: Duration,
     last: Option<Time>,
 }
 
@@ -94,6 +127,10 @@ impl Default for Grants {
             own_before: 0.0,
             held_until: None,
             hold: HOLD_MIN,
+            flat: 0,
+            trial: None,
+            trial_at: Time::ZERO,
+            trial_every: TRIAL_EVERY_MIN,
             last: None,
         }
     }
@@ -129,6 +166,7 @@ impl Grants {
             Phase::Free => {
                 self.own_before = own;
                 self.held_until = None;
+                self.trial = None;
                 let limit = self.left(own).max(SEARCH_FROM);
                 Phase::Shared { limit, quiet_since: None }
             }
@@ -140,7 +178,7 @@ impl Grants {
                 let quiet = now - since >= QUIET_FOR;
                 let limit = if quiet { limit.max(TRICKLE as f64) * 2.0 } else { limit };
                 if quiet && limit > self.estimate {
-                    self.hold = HOLD_MIN;
+                    (self.hold, self.trial_every) = (HOLD_MIN, TRIAL_EVERY_MIN);
                     Phase::Free
                 } else {
                     Phase::Shared { limit, quiet_since: Some(since) }
@@ -157,17 +195,40 @@ impl Grants {
         self.own_before = if full { own.max(self.own_before) } else { own };
         let left = self.left(self.own_before);
         if !self.is_held(now) && own < SQUEEZED * self.own_before && limit > left {
-            self.held_until = Some(now + self.hold);
-            self.hold = (2 * self.hold).min(HOLD_MAX);
+            self.hold(now);
+        }
+        if let Some(trial) = self.trial {
+            if now - trial.since < TRIAL_FOR && !self.is_held(now) {
+                return limit;
+            }
+            self.trial = None;
+            let freed = trial.relayed - relayed;
+            if freed > 0.0 && own - trial.own >= TAKEN * freed {
+                self.hold(now);
+            } else if !self.is_held(now) {
+                self.trial_at = now + self.trial_every;
+                self.trial_every = (2 * self.trial_every).min(TRIAL_EVERY_MAX);
+                return trial.limit.max(left);
+            }
         }
         if self.is_held(now) {
             return left.min(limit.max(TRICKLE as f64) * RISE_MAX);
+        }
+        if full && self.flat >= FLAT_WINDOWS && limit > left && now >= self.trial_at && relayed > TRIAL_MIN {
+            self.trial = Some(Trial { since: now, own, relayed, limit });
+            return TRIAL_SHARE * relayed;
         }
         if relayed < FILLED * limit {
             return limit.max(left);
         }
         let growth = if self.hold == HOLD_MIN { SEARCH_FAST } else { SEARCH_SLOW };
         (limit * growth).max(left).max(SEARCH_FROM)
+    }
+
+    /// The uplink is full: its estimate binds for a while.
+    fn hold(&mut self, now: Time) {
+        self.held_until = Some(now + self.hold);
+        self.hold = (2 * self.hold).min(HOLD_MAX);
     }
 
     /// What may be left beside an own demand of `own` bit/s.
@@ -183,6 +244,7 @@ impl Grants {
     }
 
     fn note(&mut self, rate: f64, now: Time) {
+        self.flat = if rate > GROWN * self.peak() { 0 } else { self.flat.saturating_add(1) };
         while self.peaks.back().is_some_and(|peak| peak.1 <= rate) {
             self.peaks.pop_back();
         }
