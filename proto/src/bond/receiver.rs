@@ -143,10 +143,7 @@ impl Receiver {
                     return Ok(());
                 }
                 let mut plain = item.plain;
-                // The inner packet moves to the front of its buffer.
-                let len = plain.len() - DATA_LEN;
-                plain.copy_within(DATA_LEN.., 0);
-                plain.set_len(len);
+                plain.advance(DATA_LEN);
                 self.handle_packet(header, plain, now);
             }
             FrameType::Heartbeat => {
