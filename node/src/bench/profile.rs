@@ -58,6 +58,8 @@ pub(super) enum Kind {
     Return,
     /// Flows of neighbours on the first two links.
     Neighbours,
+    /// An edge behind each of two links, of which the second is flooded.
+    Flood,
     /// Plain interfaces without an emulator: what the nodes cost, against rivals.
     Cpu,
 }
@@ -67,7 +69,7 @@ impl Kind {
     fn links_min(self) -> usize {
         match self {
             Self::Bond | Self::Cpu => 1,
-            Self::Lan | Self::Cut | Self::Return | Self::Neighbours => 2,
+            Self::Lan | Self::Flood | Self::Cut | Self::Return | Self::Neighbours => 2,
         }
     }
 }
@@ -80,7 +82,7 @@ impl Profile {
     pub(super) fn lab(&self) -> Result<Lab, LabError> {
         let links = || self.links.iter().map(Link::spec);
         match self.kind {
-            Kind::Lan => Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>()),
+            Kind::Lan | Kind::Flood => Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>()),
             Kind::Cpu => Lab::edge_exit_with(
                 &links().collect::<Vec<LinkSpec>>(),
                 &LabOptions { plain: true, ..LabOptions::default() },
