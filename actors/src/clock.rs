@@ -90,6 +90,8 @@ impl Timer {
             match guard.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut count)?)) {
                 Ok(result) => {
                     result?;
+                    // It is one-shot: nothing to read until it is armed again.
+                    guard.clear_ready();
                     self.armed = None;
                     return Ok(());
                 }

@@ -140,6 +140,9 @@ impl ReorderDriver {
                 continue;
             }
             session.clamp_mss(&mut packet, self.lent.mtu);
+            if batch.is_empty() {
+                batch.reserve(PACKETS_PER_BATCH);
+            }
             batch.push(packet);
             if batch.len() == PACKETS_PER_BATCH {
                 // A full queue is counted by the queue.

@@ -201,8 +201,7 @@ impl RouterDriver {
     fn transmit(&mut self, now: Time) {
         let session = &self.lent.session;
         while self.sender.poll_transmit(&mut self.spare, now) {
-            let fresh = session.idle_batches.pop().unwrap_or_default();
-            let batch = std::mem::replace(&mut self.spare, fresh);
+            let batch = std::mem::replace(&mut self.spare, session.take_idle());
             let (Some(path), Some(last)) = (self.paths.get(&batch.path), batch.segments.last()) else {
                 continue;
             };

@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
-use crossbeam_queue::ArrayQueue;
 use mwb_proto::bond::{ReceiverSnapshot, RxItem, SenderSnapshot, TxBatch};
 use mwb_proto::buf::PacketBuf;
 use mwb_proto::fec::{Decoded, Encoded, FecJob};
 use mwb_proto::packet::clamp_mss;
 use mwb_proto::time::Time;
 use mwb_proto::wire::{Heartbeat, PathId, Report};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
@@ -131,8 +130,9 @@ pub struct Session {
     pub fec_jobs: BatchQueue<FecJob>,
     /// Parity from the codec to the router.
     pub encoded: BatchQueue<Encoded>,
-    /// Empty transmit batches on their way back to the router.
-    pub(crate) idle_batches: ArrayQueue<TxBatch>,
+    /// Empty transmit batches on their way back to the router, the one used last at the end: its memory is still in the
+    /// processor's cache.
+    idle_batches: Mutex<Vec<TxBatch>>,
     /// The sender's state, every 100 ms.
     pub sender: watch::Sender<SenderSnapshot>,
     /// The receiver's state, every 100 ms.
@@ -169,7 +169,7 @@ impl Session {
             encoded: BatchQueue::with_bell(ENCODED_MAX, Arc::clone(&bell)),
             router_bell: bell,
             received: BatchQueue::new(RECEIVED_MAX),
-            idle_batches: ArrayQueue::new(IDLE_BATCHES_MAX),
+            idle_batches: Mutex::default(),
             sender: watch::Sender::new(SenderSnapshot::default()),
             receiver: watch::Sender::new(ReceiverSnapshot::default()),
             packet_max: AtomicU16::new(0),
@@ -213,6 +213,19 @@ impl Session {
             max => max.min(tun_mtu),
         };
         clamp_mss(packet, mtu.saturating_sub(HEADERS_V4), mtu.saturating_sub(HEADERS_V6));
+    }
+
+    /// An empty batch.
+    pub(crate) fn take_idle(&self) -> TxBatch {
+        self.idle_batches.lock().pop().unwrap_or_default()
+    }
+
+    /// Gives an empty batch back. A full stock means that it is not needed.
+    pub(crate) fn give_idle(&self, batch: TxBatch) {
+        let mut idle = self.idle_batches.lock();
+        if idle.len() < IDLE_BATCHES_MAX {
+            idle.push(batch);
+        }
     }
 
     /// Incarnation for the next sender: the peer's lanes start anew with it.

@@ -4,6 +4,7 @@
 //! packets to their session's router, `writer` merges what the resequencers deliver and writes it.
 //! The device belongs to the node's supervisor; it is not persistent and ends with the process.
 
+mod merge;
 mod reader;
 mod split;
 mod writer;

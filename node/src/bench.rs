@@ -5,6 +5,7 @@
 //! the same machine. Bytes per link come from the emulator, goodput from the receiving program.
 
 mod cpu;
+mod flood;
 mod idle;
 mod measure;
 mod mptcp;
@@ -117,6 +118,7 @@ fn measure_all(args: &BenchArgs) -> anyhow::Result<String> {
         Kind::Cut => repeat(args, &profile, outage::cuts),
         Kind::Return => repeat(args, &profile, outage::returns),
         Kind::Cpu => repeat(args, &profile, cpu::run),
+        Kind::Flood => repeat(args, &profile, flood::run),
         Kind::Neighbours => repeat(args, &profile, neighbours::run),
     }
 }

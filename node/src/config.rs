@@ -33,6 +33,8 @@ pub(crate) const SAMPLE: &str = include_str!("config/sample.toml");
 pub(crate) struct NodeConfig {
     /// Our name, 1 to 64 bytes.
     pub(crate) name: String,
+    /// Threads that carry packets and everything else, at least one; the program chooses when not given.
+    pub(crate) workers: Option<usize>,
     /// The virtual interface.
     pub(crate) tun: Tun,
     /// Enabled uplinks in the order of the file; empty on an exit.

@@ -44,6 +44,8 @@ pub(crate) struct MeshOptions {
     pub(crate) optional: BTreeSet<String>,
     /// The one link that edges use; all when not given.
     pub(crate) only: Option<String>,
+    /// The edges know nothing of each other.
+    pub(crate) apart: bool,
     /// A folder for the nodes' traces and the start of their file names.
     pub(crate) trace: Option<(PathBuf, String)>,
 }
@@ -114,10 +116,11 @@ impl Mesh {
         let uplinks: usize = edges.iter().map(|host| options.awaited(host)).sum();
         let mut mesh = Self { nodes: Vec::new() };
         for host in &hosts {
-            let (text, paths) = if host.name() == EXIT {
-                (exit_config(&edges, &ids, options), uplinks * edges.len())
-            } else {
-                (edge_config(host, &edges, lab, &ids, options), uplinks)
+            let (text, paths) = match (host.name() == EXIT, options.apart) {
+                (true, false) => (exit_config(&edges, &ids, options), uplinks * edges.len()),
+                (true, true) => (exit_config(&edges, &ids, options), uplinks),
+                (false, false) => (edge_config(host, &edges, lab, &ids, options), uplinks),
+                (false, true) => (edge_config(host, &[host], lab, &ids, options), options.awaited(host)),
             };
             let text = format!("{text}\n{sections}");
             mesh.nodes.push(Node::start(host, &program, &dir, &text, paths, options)?);

@@ -329,6 +329,9 @@ pub fn clamp_mss(packet: &mut [u8], mss_v4: u16, mss_v6: u16) -> bool {
     /// Offset of the checksum in the TCP header.
     const CHECKSUM: usize = 16;
 
+    if !may_be_syn(packet) {
+        return false;
+    }
     let Ok(inner) = parse(packet) else { return false };
     let Some(tcp) = inner.tcp.filter(|tcp| tcp.flags & tcp_flags::SYN != 0) else { return false };
     let limit = if inner.version == 4 { mss_v4 } else { mss_v6 };
@@ -367,6 +370,21 @@ pub fn clamp_mss(packet: &mut [u8], mss_v4: u16, mss_v6: u16) -> bool {
         }
     }
     false
+}
+
+/// False for nearly everything that is no TCP SYN, at the price of a look at two bytes.
+fn may_be_syn(packet: &[u8]) -> bool {
+    let (protocol, transport) = match packet {
+        [first, ..] if first >> 4 == 4 => (packet.get(9), usize::from(first & 0x0f) * 4),
+        [first, ..] if first >> 4 == 6 => (packet.get(6), IPV6_HEADER),
+        _ => return false,
+    };
+    match protocol {
+        Some(&PROTO_TCP) => packet.get(transport + 13).is_some_and(|flags| flags & tcp_flags::SYN != 0),
+        Some(&PROTO_UDP) | None => false,
+        // Extension headers, perhaps.
+        Some(_) => true,
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Sealing and opening of v2 datagrams, in place.
+//! Sealing of v2 datagrams in place, and opening of them into another buffer.
 //!
 //! A [`Sealer`] and an [`Opener`] per path and direction live in the link drivers. Plain frames come
 //! from the bond's sender; opened ones go to the bond's receiver. The key schedule is in
@@ -16,7 +16,6 @@ mod replay;
 mod tests;
 
 use std::fmt;
-use std::ops::Range;
 
 use aws_lc_rs::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 
@@ -124,14 +123,14 @@ impl fmt::Debug for Sealer {
 }
 
 /// What [`Opener::open`] says about an authentic datagram.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
     /// The clear header, now authenticated.
     pub clear: Clear,
     /// The whole path sequence.
     pub path_seq: u64,
-    /// Where the plain body lies in the datagram.
-    pub plain: Range<usize>,
+    /// Length of the body, which lies at the front of the buffer it was opened into.
+    pub len: usize,
     /// Whether this is the highest path sequence so far: only such a datagram may move the path to
     /// the address it came from.
     pub newest: bool,
@@ -165,8 +164,21 @@ struct Search {
     packets: u32,
     /// Whether the last packet did not open.
     failed: bool,
-    /// The sealed body, which a failed opening destroys.
-    copy: Vec<u8>,
+}
+
+/// The parts of a sealed datagram, and the room for what is in it.
+struct Sealed<'a> {
+    clear: &'a [u8],
+    body: &'a [u8],
+    tag: &'a [u8],
+    plain: &'a mut [u8],
+}
+
+impl Sealed<'_> {
+    fn open(&mut self, key: &LessSafeKey, path_seq: u64) -> bool {
+        let aad = Aad::from(self.clear);
+        key.open_separate_gather(nonce(path_seq), aad, self.body, self.tag, self.plain).is_ok()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -191,35 +203,38 @@ impl Opener {
             previous: None,
             first: None,
             window: ReplayWindow::default(),
-            search: Search { packets: SEARCH_INTERVAL, failed: false, copy: Vec::new() },
+            search: Search { packets: SEARCH_INTERVAL, failed: false },
         }
     }
 
-    /// Opens `datagram` in place. Only an authentic one changes the window or the keys. After
-    /// [`Refusal::NotAuthentic`] the bytes behind the clear header are garbage.
+    /// Opens `datagram` into the front of `plain`, which has room for its body ([`CLEAR_LEN`] and [`TAG_LEN`] less than the
+    /// datagram). Only an authentic one changes the window or the keys. After [`Refusal::NotAuthentic`] there is garbage
+    /// in `plain`.
     ///
     /// # Errors
-    /// Those of [`Clear::decode`], [`Refusal::Truncated`], [`Refusal::TooOld`], [`Refusal::Replayed`],
-    /// [`Refusal::NotAuthentic`].
-    pub fn open(&mut self, datagram: &mut [u8]) -> Result<Opened, Refusal> {
+    /// Those of [`Clear::decode`], [`Refusal::Truncated`], [`Refusal::BadLength`] when there is not enough room,
+    /// [`Refusal::TooOld`], [`Refusal::Replayed`], [`Refusal::NotAuthentic`].
+    pub fn open(&mut self, datagram: &[u8], plain: &mut [u8]) -> Result<Opened, Refusal> {
         let clear = Clear::decode(datagram)?;
-        if datagram.len() < CLEAR_LEN + TAG_LEN {
-            return Err(Refusal::Truncated);
-        }
+        let (header, sealed) = datagram.split_at(CLEAR_LEN);
+        let len = sealed.len().checked_sub(TAG_LEN).ok_or(Refusal::Truncated)?;
+        let (body, tag) = sealed.split_at(len);
+        let plain = plain.get_mut(..len).ok_or(Refusal::BadLength)?;
+        let mut sealed = Sealed { clear: header, body, tag, plain };
         let path_seq = self.window.rebuild(clear.path_seq_low)?;
         self.window.check(path_seq)?;
 
         let ahead = self.window.highest().is_none_or(|highest| path_seq > highest);
-        let searching = ahead && self.search.begin(&datagram[CLEAR_LEN..]);
-        let opened = self.open_with_key(&clear, path_seq, ahead, datagram)
-            || searching && self.open_ahead(&clear, path_seq, datagram);
+        let searching = ahead && self.search.begin();
+        let opened = self.open_with_key(&clear, path_seq, ahead, &mut sealed)
+            || searching && self.open_ahead(&clear, path_seq, &mut sealed);
         self.search.failed = !opened;
         if !opened {
             return Err(Refusal::NotAuthentic);
         }
         let newest = self.window.accept(path_seq);
         self.forget();
-        Ok(Opened { clear, path_seq, plain: CLEAR_LEN..datagram.len() - TAG_LEN, newest })
+        Ok(Opened { clear, path_seq, len, newest })
     }
 
     /// The epoch of the newest datagram.
@@ -233,7 +248,7 @@ impl Opener {
     }
 
     /// Tries the one key that phase and path sequence point at.
-    fn open_with_key(&mut self, clear: &Clear, path_seq: u64, ahead: bool, datagram: &mut [u8]) -> bool {
+    fn open_with_key(&mut self, clear: &Clear, path_seq: u64, ahead: bool, sealed: &mut Sealed<'_>) -> bool {
         let which = if clear.key_phase == (self.epoch & 1 == 1) {
             Which::Current
         } else if ahead {
@@ -252,8 +267,7 @@ impl Opener {
                 None => return false,
             },
         };
-        let (aad, body) = datagram.split_at_mut(CLEAR_LEN);
-        if key.open_in_place(nonce(path_seq), Aad::from(aad), body).is_err() {
+        if !sealed.open(key, path_seq) {
             return false;
         }
         match which {
@@ -274,20 +288,14 @@ impl Opener {
 
     /// Tries the epochs after the next one: the peer's packets of whole epochs may have been lost on
     /// a path that was dead one way.
-    fn open_ahead(&mut self, clear: &Clear, path_seq: u64, datagram: &mut [u8]) -> bool {
-        let sealed = std::mem::take(&mut self.search.copy);
-        let (body, tag) = sealed.split_at(sealed.len() - TAG_LEN);
-        let (aad, plain) = datagram.split_at_mut(CLEAR_LEN);
-        let plain = &mut plain[..body.len()];
+    fn open_ahead(&mut self, clear: &Clear, path_seq: u64, sealed: &mut Sealed<'_>) -> bool {
         let mut chain = self.chain.clone();
         let mut before: Option<LessSafeKey> = None;
         let mut found = false;
         for offset in 2..=EPOCHS_AHEAD {
             let key = chain.next_key();
             let epoch = self.epoch + offset;
-            if clear.key_phase == (epoch & 1 == 1)
-                && key.open_separate_gather(nonce(path_seq), Aad::from(&*aad), body, tag, plain).is_ok()
-            {
+            if clear.key_phase == (epoch & 1 == 1) && sealed.open(&key, path_seq) {
                 let made_ahead = chain.next_key();
                 let next = std::mem::replace(&mut self.next, made_ahead);
                 self.previous = Some(before.unwrap_or(next));
@@ -300,7 +308,6 @@ impl Opener {
             }
             before = Some(key);
         }
-        self.search.copy = sealed;
         found
     }
 
@@ -315,14 +322,12 @@ impl Opener {
 }
 
 impl Search {
-    /// Whether this packet may be searched for, should it not open; keeps a copy of it then.
-    fn begin(&mut self, sealed: &[u8]) -> bool {
+    /// Whether this packet may be searched for, should it not open.
+    fn begin(&mut self) -> bool {
         self.packets = self.packets.saturating_add(1);
         let may = self.failed && self.packets > SEARCH_INTERVAL;
         if may {
             self.packets = 0;
-            self.copy.clear();
-            self.copy.extend_from_slice(sealed);
         }
         may
     }

@@ -6,6 +6,7 @@
 //!
 //! The calls block; run them inside a namespace with [`crate::lab::Host::run`].
 
+mod flood;
 mod payload;
 mod stats;
 mod sys;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use flood::{Flood, flood};
 pub use stats::{FlowResult, Gap, SenderReport};
 pub use tcp::{Amount, FlowSpec, Server, download, server, server_of, upload};
 pub use transport::Transport;

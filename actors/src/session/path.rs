@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use mwb_proto::bond::PathSetup;
+use mwb_proto::bond::{PathSetup, TxBatch};
 use mwb_proto::health::HealthState;
 use mwb_proto::seal::{Opened, Opener, Sealer};
 use mwb_proto::time::{Stamp, Time};
@@ -167,16 +167,21 @@ impl PathEndpoint {
         self.next_path_seq.fetch_max(path_seq + 1, Ordering::AcqRel);
     }
 
-    /// Seals one datagram in place; false when its number is not above all sealed before, which
-    /// would repeat a nonce.
-    pub fn seal(&self, path_seq: u64, datagram: &mut [u8]) -> bool {
+    /// Seals the datagrams of a batch in place. Those whose number is not above all sealed before, which would repeat a
+    /// nonce, are taken out of it; says how many.
+    pub fn seal(&self, batch: &mut TxBatch) -> usize {
+        let before = batch.segments.len();
+        let TxBatch { slab, segments, .. } = batch;
         let mut tx = self.tx.lock();
-        if path_seq < tx.next {
-            return false;
-        }
-        tx.next = path_seq + 1;
-        tx.sealer.seal(path_seq, datagram);
-        true
+        segments.retain(|segment| {
+            if segment.path_seq < tx.next {
+                return false;
+            }
+            tx.next = segment.path_seq + 1;
+            tx.sealer.seal(segment.path_seq, &mut slab[segment.range()]);
+            true
+        });
+        before - segments.len()
     }
 
     /// Changes to the next sending key.
@@ -184,12 +189,12 @@ impl PathEndpoint {
         self.tx.lock().sealer.ratchet();
     }
 
-    /// Opens a datagram in place.
+    /// Opens a datagram into the front of `plain`.
     ///
     /// # Errors
     /// Why it is refused; nothing has changed then.
-    pub fn open(&self, datagram: &mut [u8]) -> Result<Opened, Refusal> {
-        self.opener.lock().open(datagram)
+    pub fn open(&self, datagram: &[u8], plain: &mut [u8]) -> Result<Opened, Refusal> {
+        self.opener.lock().open(datagram, plain)
     }
 
     /// Notes an authentic datagram of `len` bytes. True when the path has moved to a new address.

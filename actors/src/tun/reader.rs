@@ -1,5 +1,6 @@
 //! The reading driver of the TUN: never waits for anybody but the device.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,8 +10,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tun_rs::{SyncDevice, VIRTIO_NET_HDR_LEN};
 
-use super::Tun;
 use super::split::{SplitError, split};
+use super::{Tun, TunRoutes};
 use crate::driver::{DriverError, Pulse};
 use crate::reorder::addresses;
 use crate::session::{Role, Session};
@@ -40,11 +41,13 @@ pub(super) async fn run(
         tokio::select! {
             guard = readable.ready(INTEREST) => {
                 let mut guard = guard.map_err(DriverError::io("watch the TUN device"))?;
+                let mut drained = false;
                 for _ in 0..READS_PER_TURN {
                     match device.recv(&mut raw) {
                         Ok(len) => take(&tun, &mut raw[..len], &mut packets),
                         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                             guard.clear_ready();
+                            drained = true;
                             break;
                         }
                         // The interface is administratively down.
@@ -62,7 +65,9 @@ pub(super) async fn run(
                 drop(guard);
                 pulse.count_handled(packets.len() as u64);
                 hand_on(&tun, &mut packets, &mut batches);
-                tokio::task::yield_now().await;
+                if !drained {
+                    tokio::task::yield_now().await;
+                }
             }
             () = pulse.asked() => {}
         }
@@ -84,28 +89,22 @@ fn hand_on(tun: &Tun, packets: &mut Vec<PacketBuf>, batches: &mut Vec<(Arc<Sessi
     let routes = tun.routes.load();
     let c = &tun.counters;
     c.read.fetch_add(packets.len() as u64, Ordering::Relaxed);
+    // Addresses of the last packet, and which batch it went to: the next one is mostly of the same flow.
+    let mut recent = None;
     for mut packet in packets.drain(..) {
-        let Some((source, destination)) = addresses(&packet) else {
+        let Some(addresses) = addresses(&packet) else {
             c.malformed.fetch_add(1, Ordering::Relaxed);
             continue;
         };
-        let session = routes.find(destination).filter(|session| {
-            // The exit would drop what is not from our inner address: spare the uplink.
-            session.role() == Role::Exit || session.inner().is_some_and(|inner| inner.owns(source))
-        });
-        let Some(session) = session else {
+        let known = recent.filter(|(of, _)| *of == addresses).map(|(_, index)| index);
+        let Some(index) = known.or_else(|| batch_of(&routes, addresses, batches)) else {
             c.no_session.fetch_add(1, Ordering::Relaxed);
             continue;
         };
+        recent = Some((addresses, index));
+        let (session, batch) = &mut batches[index];
         session.clamp_mss(&mut packet, tun.mtu);
-        match batches.iter_mut().find(|(known, _)| Arc::ptr_eq(known, session)) {
-            Some((_, batch)) => batch.push(packet),
-            None => {
-                let mut batch = Vec::with_capacity(PACKETS_PER_BATCH);
-                batch.push(packet);
-                batches.push((Arc::clone(session), batch));
-            }
-        }
+        batch.push(packet);
     }
     for (session, batch) in batches.drain(..) {
         let count = batch.len() as u64;
@@ -113,4 +112,21 @@ fn hand_on(tun: &Tun, packets: &mut Vec<PacketBuf>, batches: &mut Vec<(Arc<Sessi
             c.router_full.fetch_add(count, Ordering::Relaxed);
         }
     }
+}
+
+/// Index of the batch for packets with these addresses, source first; `None` when no session carries them.
+fn batch_of(
+    routes: &TunRoutes,
+    (source, destination): (IpAddr, IpAddr),
+    batches: &mut Vec<(Arc<Session>, Vec<PacketBuf>)>,
+) -> Option<usize> {
+    let session = routes.find(destination).filter(|session| {
+        // The exit would drop what is not from our inner address: spare the uplink.
+        session.role() == Role::Exit || session.inner().is_some_and(|inner| inner.owns(source))
+    })?;
+    let known = batches.iter().position(|(known, _)| Arc::ptr_eq(known, session));
+    Some(known.unwrap_or_else(|| {
+        batches.push((Arc::clone(session), Vec::with_capacity(PACKETS_PER_BATCH)));
+        batches.len() - 1
+    }))
 }

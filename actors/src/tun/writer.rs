@@ -1,14 +1,17 @@
-//! The writing driver of the TUN: merges packets of a flow (GRO) and writes each merger at once.
+//! The writing driver of the TUN: merges packets of a flow (GRO) and writes each merger with one call, straight
+//! from the buffers that its packets arrived in.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::io::Errno;
-use tun_rs::{GROTable, SyncDevice, VIRTIO_NET_HDR_LEN};
+use mwb_proto::buf::PacketBuf;
+use rustix::io::{Errno, writev};
+use tun_rs::{SyncDevice, VIRTIO_NET_HDR_LEN};
 
 use super::Tun;
+use super::merge::{PACKETS_MAX, Plan};
 use crate::driver::{DriverError, Pulse};
-use crate::reorder::PACKETS_PER_BATCH;
 
 /// Batches written before other tasks get their turn.
 const BATCHES_PER_TURN: usize = 8;
@@ -18,14 +21,14 @@ const BATCHES_PER_TURN: usize = 8;
 /// # Errors
 /// When the device has gone; what it only refuses is counted.
 pub(super) async fn run(tun: Arc<Tun>, device: Arc<SyncDevice>, pulse: Pulse) -> Result<(), DriverError> {
-    let mut merger = Merger { table: GROTable::default(), buffers: Vec::new() };
+    let mut plan = Plan::default();
     loop {
         pulse.beat().await?;
         for _ in 0..BATCHES_PER_TURN {
-            let Some(batch) = tun.to_tun.pop() else { break };
+            let Some(mut batch) = tun.to_tun.pop() else { break };
             pulse.count_handled(batch.len() as u64);
-            for packets in batch.chunks(PACKETS_PER_BATCH) {
-                merger.write(&tun, &device, packets.iter().map(|packet| &**packet))?;
+            for packets in batch.chunks_mut(PACKETS_MAX) {
+                write(&tun, &device, &mut plan, packets)?;
             }
         }
         if !tun.to_tun.is_empty() {
@@ -39,42 +42,36 @@ pub(super) async fn run(tun: Arc<Tun>, device: Arc<SyncDevice>, pulse: Pulse) ->
     }
 }
 
-struct Merger {
-    table: GROTable,
-    /// One growable buffer per packet of a batch, kept: a merger grows in the first one's.
-    buffers: Vec<Vec<u8>>,
-}
-
-impl Merger {
-    fn write<'a>(
-        &mut self,
-        tun: &Tun,
-        device: &SyncDevice,
-        packets: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<(), DriverError> {
-        let mut count = 0;
-        for packet in packets {
-            if self.buffers.len() == count {
-                self.buffers.push(Vec::with_capacity(VIRTIO_NET_HDR_LEN + usize::from(u16::MAX)));
-            }
-            let buffer = &mut self.buffers[count];
-            buffer.clear();
-            buffer.resize(VIRTIO_NET_HDR_LEN, 0);
-            buffer.extend_from_slice(packet);
-            count += 1;
+fn write(
+    tun: &Tun,
+    device: &SyncDevice,
+    plan: &mut Plan,
+    packets: &mut [PacketBuf],
+) -> Result<(), DriverError> {
+    plan.make(packets, device.udp_gso());
+    let c = &tun.counters;
+    c.written.fetch_add(packets.len() as u64, Ordering::Relaxed);
+    c.writes.fetch_add(plan.groups().len() as u64, Ordering::Relaxed);
+    for group in plan.groups() {
+        let mut header = [0; VIRTIO_NET_HDR_LEN];
+        let described = group.finish(&mut packets[group.head()]).encode(&mut header);
+        debug_assert!(described.is_ok(), "the header has its length");
+        let mut parts = [IoSlice::new(&[]); PACKETS_MAX + 1];
+        parts[0] = IoSlice::new(&header);
+        parts[1] = IoSlice::new(&packets[group.head()]);
+        for (part, i) in parts[2..].iter_mut().zip(plan.rest(group)) {
+            *part = IoSlice::new(&packets[i][group.header_len()..]);
         }
-        let c = &tun.counters;
-        c.written.fetch_add(count as u64, Ordering::Relaxed);
-        c.writes.fetch_add(1, Ordering::Relaxed);
-        let result = device.send_multiple(&mut self.table, &mut self.buffers[..count], VIRTIO_NET_HDR_LEN);
-        let Err(error) = result else { return Ok(()) };
-        let failed = c.write_failed.fetch_add(1, Ordering::Relaxed) + 1;
-        if failed.is_power_of_two() {
-            tracing::debug!(%error, failed, "the TUN device refused a packet");
+        let Err(error) = writev(device, &parts[..=group.count()]) else { continue };
+        let refused = group.count() as u64;
+        let before = c.write_failed.fetch_add(refused, Ordering::Relaxed);
+        // The 1st, then whenever the number has doubled.
+        if before.leading_zeros() != (before + refused).leading_zeros() {
+            tracing::debug!(%error, failed = before + refused, "the TUN device refused packets");
         }
-        if Errno::from_io_error(&error) == Some(Errno::BADFD) {
-            return Err(DriverError::Io { what: "write to the TUN device", source: error });
+        if error == Errno::BADFD {
+            return Err(DriverError::Io { what: "write to the TUN device", source: error.into() });
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! The kernel merges datagrams of one sender and size (GRO), whatever they carry: every segment is
 //! classified by its own first byte. The 64 KiB receive buffers never leave this driver; bodies are
-//! copied once, into pooled packet buffers.
+//! opened into pooled packet buffers, in which they stay.
 
 use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +27,9 @@ use crate::session::{Received, Session};
 const BUFFER_LEN: usize = 64 * 1024;
 /// Receive calls before other tasks get their turn: 4 x 32 buffers.
 const CALLS_PER_TURN: usize = 4;
+/// Bytes before they do, more or less: what is opened should still be in the processor's cache when it is put in order
+/// and written, and a second-level cache holds not much more.
+const BYTES_PER_TURN: usize = 256 * 1024;
 /// Opened datagrams per batch to a session.
 const ITEMS_PER_BATCH: usize = 64;
 /// How often a missing device is looked for.
@@ -38,7 +41,7 @@ const OPEN_RETRY: Duration = Duration::from_millis(500);
 /// When the reactor fails, or by injection.
 pub(super) async fn run(link: Arc<Link>, pulse: Pulse) -> Result<(), DriverError> {
     let mut storage = vec![0_u8; BUFFER_LEN * BATCH_SIZE].into_boxed_slice();
-    let mut intake = Intake { link: Arc::clone(&link), batches: Vec::new(), refusals_logged: 0 };
+    let mut intake = Intake::new(&link);
     loop {
         pulse.beat().await?;
         let Some(socket) = link.socket() else {
@@ -50,15 +53,16 @@ pub(super) async fn run(link: Arc<Link>, pulse: Pulse) -> Result<(), DriverError
         tokio::select! {
             guard = socket.readable().readable() => {
                 let mut guard = guard.map_err(DriverError::io("watch the socket"))?;
+                let (mut drained, mut bytes) = (false, 0);
                 for _ in 0..CALLS_PER_TURN {
-                    let result = guard.try_io(|_| Ok(intake.receive(&socket, &mut storage, &pulse)));
-                    match result {
-                        Ok(Ok(Progress::Some)) => {}
-                        Ok(Ok(Progress::None)) => {
-                            guard.clear_ready();
+                    match intake.receive(&socket, &mut storage, &pulse) {
+                        Progress::More(received) if bytes + received < BYTES_PER_TURN => bytes += received,
+                        Progress::More(_) => break,
+                        Progress::Drained => {
+                            drained = true;
                             break;
                         }
-                        Ok(Ok(Progress::Failed)) | Ok(Err(_)) | Err(_) => {
+                        Progress::Failed => {
                             // The device is down or gone; a pause keeps this from spinning.
                             guard.clear_ready();
                             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -66,8 +70,12 @@ pub(super) async fn run(link: Arc<Link>, pulse: Pulse) -> Result<(), DriverError
                         }
                     }
                 }
-                drop(guard);
-                tokio::task::yield_now().await;
+                // What came after the last call has set the descriptor ready again.
+                if drained {
+                    guard.clear_ready();
+                } else {
+                    tokio::task::yield_now().await;
+                }
             }
             () = link.renew.notified() => {
                 tracing::info!(link = link.name(), "the device has gone, opening the socket anew");
@@ -83,16 +91,27 @@ pub(super) async fn run(link: Arc<Link>, pulse: Pulse) -> Result<(), DriverError
     }
 }
 
+/// What a receive call has left in the socket.
 enum Progress {
-    Some,
-    None,
+    /// More, perhaps. This many bytes came.
+    More(usize),
+    /// Nothing: it gave less than was asked for.
+    Drained,
+    /// It cannot be told.
     Failed,
 }
 
 struct Intake {
     link: Arc<Link>,
-    /// Opened datagrams by session, kept between calls for their memory.
+    /// Opened datagrams by session.
     batches: Vec<(Arc<Session>, Vec<RxItem>)>,
+    /// The path of the last datagram of this call: the next one is mostly of the same.
+    recent: Option<Arc<PathEndpoint>>,
+    /// Opened and not yet counted, and their bytes.
+    opened: u64,
+    opened_bytes: u64,
+    /// Buffers of the next call: as many as this turn's bytes may fill, going by the last call.
+    buffers: usize,
     refusals_logged: u32,
 }
 
@@ -106,6 +125,18 @@ struct Envelope {
 }
 
 impl Intake {
+    fn new(link: &Arc<Link>) -> Self {
+        Self {
+            link: Arc::clone(link),
+            batches: Vec::new(),
+            recent: None,
+            opened: 0,
+            opened_bytes: 0,
+            buffers: BATCH_SIZE,
+            refusals_logged: 0,
+        }
+    }
+
     /// One receive call and everything that follows from it.
     fn receive(&mut self, socket: &LinkSocket, storage: &mut [u8], pulse: &Pulse) -> Progress {
         let mut meta = [RecvMeta::default(); BATCH_SIZE];
@@ -113,11 +144,11 @@ impl Intake {
             let mut chunks = storage.chunks_exact_mut(BUFFER_LEN);
             let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
                 std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-            socket.receive(&mut slices, &mut meta)
+            socket.receive(&mut slices[..self.buffers], &mut meta[..self.buffers])
         };
         let count = match received {
             Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Progress::None,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Progress::Drained,
             Err(error) => {
                 tracing::debug!(link = self.link.name(), %error, "receive failed");
                 return Progress::Failed;
@@ -136,19 +167,25 @@ impl Intake {
             };
             for range in wire::segments(meta.len.min(BUFFER_LEN), meta.stride) {
                 datagrams += 1;
-                quic |= self.datagram(&mut buffer[range], &envelope);
+                quic |= self.datagram(&buffer[range], &envelope);
             }
         }
         if quic {
             self.link.quic_inbox().wake();
         }
         self.flush();
+        // A path may be taken out of the table between two calls.
+        self.recent = None;
         pulse.count_handled(datagrams);
-        Progress::Some
+        let drained = count < self.buffers;
+        let bytes: usize = meta[..count].iter().map(|meta| meta.len).sum();
+        let each = (bytes / count.max(1)).max(1);
+        self.buffers = (BYTES_PER_TURN / each).clamp(1, BATCH_SIZE);
+        if drained { Progress::Drained } else { Progress::More(bytes) }
     }
 
     /// Handles one datagram; true when QUIC has to be woken.
-    fn datagram(&mut self, datagram: &mut [u8], envelope: &Envelope) -> bool {
+    fn datagram(&mut self, datagram: &[u8], envelope: &Envelope) -> bool {
         let Some(first) = datagram.first() else { return false };
         match wire::plane(*first) {
             Plane::Quic => return self.quic(datagram, envelope),
@@ -174,13 +211,38 @@ impl Intake {
         true
     }
 
-    fn data(&mut self, datagram: &mut [u8], envelope: &Envelope) -> Result<(), Refusal> {
+    fn data(&mut self, datagram: &[u8], envelope: &Envelope) -> Result<(), Refusal> {
         let clear = Clear::decode(datagram)?;
-        let path = Arc::clone(self.link.table.load().get(&clear.receiver).ok_or(Refusal::UnknownReceiver)?);
-        let opened = path.open(datagram)?;
-        let counters = &self.link.counters;
-        counters.received.fetch_add(1, Ordering::Relaxed);
-        counters.received_bytes.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+        let path = match self.recent.take() {
+            Some(path) if path.local_receiver() == clear.receiver => path,
+            _ => Arc::clone(self.link.table.load().get(&clear.receiver).ok_or(Refusal::UnknownReceiver)?),
+        };
+        let result = self.data_of(&path, datagram, envelope);
+        self.recent = Some(path);
+        result
+    }
+
+    fn data_of(
+        &mut self,
+        path: &Arc<PathEndpoint>,
+        datagram: &[u8],
+        envelope: &Envelope,
+    ) -> Result<(), Refusal> {
+        let mut body = self.link.pool.take();
+        let opened = match path.open(datagram, body.spare()) {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                // Only what is longer than a buffer has no room.
+                self.link
+                    .counters
+                    .oversized
+                    .fetch_add(u64::from(refusal == Refusal::BadLength), Ordering::Relaxed);
+                return Err(refusal);
+            }
+        };
+        body.set_len(opened.len);
+        self.opened += 1;
+        self.opened_bytes += datagram.len() as u64;
         if path.note_heard(opened.newest, datagram.len(), envelope.from, envelope.to, envelope.now) {
             // The new address must answer before it is trusted with more than a trickle.
             let _ = path.session().pings.try_push(path.id());
@@ -188,36 +250,28 @@ impl Intake {
         if !path.is_heard() {
             // What came before on this path belongs in front of the change of keys.
             self.flush();
-            if !path.session().first_heard(&path) {
+            if !path.session().first_heard(path) {
                 self.link.counters.session_full.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
         }
         let counters = &self.link.counters;
-        let plain = &datagram[opened.plain];
-        // A report is decoded here for the router; the resequencer wants only its number and stamp.
-        let kept = match opened.clear.frame {
+        match opened.clear.frame {
             FrameType::Ack => {
-                let report = Report::decode(plain)?;
+                let report = Report::decode(&body)?;
                 if path.session().feedback.try_push(report).is_err() {
                     counters.feedback_full.fetch_add(1, Ordering::Relaxed);
                 }
-                &plain[..3]
+                // It is decoded here for the router; the resequencer wants only its number and stamp.
+                body.set_len(3);
             }
-            FrameType::Heartbeat => {
-                note_pong(&path, plain, envelope);
-                plain
-            }
+            FrameType::Heartbeat => note_pong(path, &body, envelope),
             FrameType::Data
             | FrameType::Control
             | FrameType::Multicast
             | FrameType::Fec
-            | FrameType::Skip => plain,
-        };
-        let Some(body) = self.link.pool.copy_from(kept) else {
-            counters.oversized.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
-        };
+            | FrameType::Skip => {}
+        }
         let item = RxItem {
             path: path.id(),
             path_seq: opened.path_seq,
@@ -241,7 +295,9 @@ impl Intake {
                 items.len() >= ITEMS_PER_BATCH
             }
             None => {
-                self.batches.push((Arc::clone(session), vec![item]));
+                let mut items = Vec::with_capacity(ITEMS_PER_BATCH);
+                items.push(item);
+                self.batches.push((Arc::clone(session), items));
                 false
             }
         };
@@ -251,6 +307,9 @@ impl Intake {
     }
 
     fn flush(&mut self) {
+        let counters = &self.link.counters;
+        counters.received.fetch_add(std::mem::take(&mut self.opened), Ordering::Relaxed);
+        counters.received_bytes.fetch_add(std::mem::take(&mut self.opened_bytes), Ordering::Relaxed);
         for (session, items) in self.batches.drain(..) {
             let count = items.len() as u64;
             if session.received.try_push(Received::Items(items)).is_err() {

@@ -198,13 +198,13 @@ async fn every_segment_of_a_merged_buffer_is_classified_by_itself() {
     let len = 300;
     let mut slab = Vec::new();
     let mut add = |seq: Option<u64>, first: Option<u8>| {
-        let mut datagram = batch(seq.unwrap_or(99), 1, len).slab;
+        let mut batch = batch(seq.unwrap_or(99), 1, len);
         match (seq, first) {
-            (Some(seq), _) => assert!(pair.edge.seal(seq, &mut datagram)),
-            (None, Some(first)) => datagram[0] = first,
-            (None, None) => datagram[2..6].copy_from_slice(&77_u32.to_be_bytes()),
+            (Some(_), _) => assert_eq!(pair.edge.seal(&mut batch), 0),
+            (None, Some(first)) => batch.slab[0] = first,
+            (None, None) => batch.slab[2..6].copy_from_slice(&77_u32.to_be_bytes()),
         }
-        slab.extend(datagram);
+        slab.extend(batch.slab);
     };
     add(Some(1), None);
     add(None, Some(0x4f));
@@ -243,9 +243,9 @@ async fn a_path_follows_its_peer_to_a_new_address_but_trusts_it_slowly() {
         datagram.clear();
     };
     let sealed = |seq| {
-        let mut datagram = batch(seq, 1, 200).slab;
-        assert!(pair.edge.seal(seq, &mut datagram));
-        datagram
+        let mut batch = batch(seq, 1, 200);
+        assert_eq!(pair.edge.seal(&mut batch), 0);
+        batch.slab
     };
     let (late, newer, newest) = (sealed(1), sealed(2), sealed(3));
     send(&pair.edge_link.socket().expect("open"), newer);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mwb_proto::bond::TxSegment;
+use mwb_proto::bond::{TxBatch, TxSegment};
 
 use super::{Link, LinkSocket, SendFailure, TxJob};
 use crate::driver::{DriverError, Pulse};
@@ -46,23 +46,19 @@ pub(super) async fn run(link: Arc<Link>, pulse: Pulse) -> Result<(), DriverError
 
 async fn send(link: &Link, mut job: TxJob, pulse: &Pulse) {
     let path = &job.path;
-    let slab = &mut job.batch.slab;
-    let total = slab.len();
+    let total = job.batch.slab.len();
     if let (Some(socket), Some((to, from))) = (link.socket(), path.destination(total)) {
-        let mut segments = Vec::with_capacity(job.batch.segments.len());
-        for segment in &job.batch.segments {
-            if path.seal(segment.path_seq, &mut slab[range(segment)]) {
-                segments.push(*segment);
-            } else {
-                link.counters.unsealed.fetch_add(1, Ordering::Relaxed);
-            }
+        let refused = path.seal(&mut job.batch);
+        if refused > 0 {
+            link.counters.unsealed.fetch_add(refused as u64, Ordering::Relaxed);
         }
+        let TxBatch { slab, segments, .. } = &job.batch;
         let mut rest = segments.as_slice();
         while !rest.is_empty() {
             let size = usize::from(rest[0].len);
             let count = run_length(rest, socket.segments_max(size));
             let (run, after) = rest.split_at(count);
-            let bytes = range(&run[0]).start..range(&run[count - 1]).end;
+            let bytes = run[0].range().start..run[count - 1].range().end;
             send_run(link, &socket, slab, bytes, size, to, from).await;
             rest = after;
         }
@@ -73,8 +69,7 @@ async fn send(link: &Link, mut job: TxJob, pulse: &Pulse) {
         counter.fetch_add(job.batch.segments.len() as u64, Ordering::Relaxed);
     }
     job.batch.clear();
-    // A full stock of idle batches means that this one is not needed.
-    let _ = path.session().idle_batches.push(job.batch);
+    path.session().give_idle(job.batch);
 }
 
 async fn send_run(
@@ -124,18 +119,13 @@ async fn send_run(
     c.send_failed.fetch_add(count, Ordering::Relaxed);
 }
 
-fn range(segment: &TxSegment) -> Range<usize> {
-    let start = segment.offset as usize;
-    start..start + usize::from(segment.len)
-}
-
 /// How many segments from the front lie back to back with one size, the last perhaps shorter.
 fn run_length(segments: &[TxSegment], max: usize) -> usize {
     let size = segments[0].len;
     let mut count = 1;
     while count < segments.len().min(max) {
         let (previous, next) = (&segments[count - 1], &segments[count]);
-        if previous.len != size || range(previous).end != range(next).start || next.len > size {
+        if previous.len != size || previous.range().end != next.range().start || next.len > size {
             break;
         }
         count += 1;

@@ -60,6 +60,8 @@ pub(super) enum Kind {
     Return,
     /// Flows of neighbours on the first two links.
     Neighbours,
+    /// An edge behind each of two links, of which the second is flooded.
+    Flood,
     /// Plain interfaces without an emulator: what the nodes cost, against rivals.
     Cpu,
 }
@@ -69,7 +71,7 @@ impl Kind {
     fn links_min(self) -> usize {
         match self {
             Self::Bond | Self::Cpu => 1,
-            Self::Lan | Self::Relayed | Self::Cut | Self::Return | Self::Neighbours => 2,
+            Self::Lan | Self::Relayed | Self::Flood | Self::Cut | Self::Return | Self::Neighbours => 2,
         }
     }
 }
@@ -82,7 +84,9 @@ impl Profile {
     pub(super) fn lab(&self) -> Result<Lab, LabError> {
         let links = || self.links.iter().map(Link::spec);
         match self.kind {
-            Kind::Lan | Kind::Relayed => Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>()),
+            Kind::Lan | Kind::Relayed | Kind::Flood => {
+                Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>())
+            }
             Kind::Cpu => Lab::edge_exit_with(
                 &links().collect::<Vec<LinkSpec>>(),
                 &LabOptions { plain: true, ..LabOptions::default() },

@@ -11,7 +11,7 @@ use mwb_sim::traffic::{EchoSpec, FlowResult, FlowSpec, Server, server, udp_echo}
 use mwb_sim::wan::{EmulatorControl, LinkCounters};
 
 use super::CUT;
-use super::profile::{Link, Profile};
+use super::profile::{Kind, Link, Profile};
 use super::report::{Echo, Health, LinkBytes, RawLink, Transfer, Wire};
 use super::timeline::{Sampler, Timeline};
 use super::ways::{Way, Ways};
@@ -113,6 +113,7 @@ impl<'a> Stage<'a> {
             weights: links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
             trace: self.settings.trace.clone(),
             only: only.map(str::to_owned),
+            apart: self.profile.kind == Kind::Flood,
             optional: links.iter().filter(|link| link.optional).map(|link| link.name.clone()).collect(),
         };
         let mesh = Mesh::start(&self.lab, &options, &|| Ok(()))?;

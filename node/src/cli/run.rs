@@ -51,6 +51,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = with_role(config, membership.as_deref())?;
     let claim = Claim::new(&args.runtime.runtime_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers.unwrap_or_else(workers))
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
@@ -59,6 +60,12 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     drop(claim);
     result
+}
+
+/// Threads unless the configuration says how many: one for every two processors. A packet passes three tasks at each
+/// end; handing it from thread to thread costs more than it brings, and the kernel has its share of the work to do.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
 /// Completes the configuration by what the membership says, and refuses to run without a role.

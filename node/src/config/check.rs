@@ -15,6 +15,8 @@ use super::{Bond, Exit, Fault, Lan, NodeConfig, Peer, Refused, Tun, Uplink, dura
 
 mod repair;
 
+/// More threads than any host has processors for.
+const WORKERS_MAX: u64 = 256;
 /// Highest uplink id: a report names at most 32 paths, and 0 stays free.
 const UPLINK_ID_MAX: u64 = 31;
 /// Below this IPv6 does not work.
@@ -149,6 +151,8 @@ pub(super) fn check(file: file::File, place: &Place<'_>) -> Result<NodeConfig, R
         Some(name) => faults.name("node.name", name),
         None => host_name(),
     };
+    let workers =
+        file.node.workers.map(|workers| faults.range("node.workers", workers, 1, WORKERS_MAX) as usize);
     let tun = Tun {
         name: faults.interface("tun.name", file.tun.name),
         mtu: u16::try_from(faults.range("tun.mtu", file.tun.mtu, MTU_MIN, MTU_MAX)).unwrap_or(u16::MAX),
@@ -167,7 +171,7 @@ pub(super) fn check(file: file::File, place: &Place<'_>) -> Result<NodeConfig, R
         faults.add("log.level", format!("{:?} is no filter: {error}", file.log.level), fix);
     }
     if faults.found.is_empty() {
-        Ok(NodeConfig { name, tun, uplinks, peers, exit, lan, bond, log: file.log.level })
+        Ok(NodeConfig { name, workers, tun, uplinks, peers, exit, lan, bond, log: file.log.level })
     } else {
         Err(Refused(faults.found))
     }

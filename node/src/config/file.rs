@@ -28,6 +28,7 @@ pub(super) struct File {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Node {
     pub(super) name: Option<String>,
+    pub(super) workers: Option<u64>,
 }
 
 #[derive(Deserialize)]

@@ -140,6 +140,7 @@ fn values_out_of_range_are_refused() {
         ("[tun]\nname = \"a/b\"\n", "tun.name"),
         ("[tun]\nname = \"abcdefghijklmnop\"\n", "tun.name"),
         ("[node]\nname = \"\"\n", "node.name"),
+        ("[node]\nworkers = 0\n", "node.workers"),
         ("[bond]\nreorder_timeout = \"300\"\n", "bond.reorder_timeout"),
         ("[bond]\nreorder_timeout = \"1m\"\n", "bond.reorder_timeout"),
         ("[bond]\nspread_max = \"0ms\"\n", "bond.spread_max"),

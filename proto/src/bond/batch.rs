@@ -1,5 +1,7 @@
 //! Batches between the machines and the shells.
 
+use std::ops::Range;
+
 use crate::buf::PacketBuf;
 use crate::time::Time;
 use crate::wire::PathId;
@@ -19,6 +21,14 @@ pub struct TxSegment {
     pub len: u16,
     /// Its path sequence: the nonce it must be sealed with.
     pub path_seq: u64,
+}
+
+impl TxSegment {
+    /// Where it lies in the slab.
+    pub fn range(&self) -> Range<usize> {
+        let start = self.offset as usize;
+        start..start + usize::from(self.len)
+    }
 }
 
 /// Unsealed datagrams for one path, back to back in one slab, in path-sequence order.

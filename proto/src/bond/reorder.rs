@@ -83,10 +83,15 @@ impl Reorder {
     pub(crate) fn note_delay(&mut self, path: PathId, delay: f64, now: Time) {
         match self.delays.iter_mut().find(|d| d.path == path) {
             Some(d) => {
-                let keep = (-(now - d.at).as_secs_f64() / DECAY_HALF).exp2();
-                d.high = delay.max(delay + (d.high - delay) * keep);
-                d.low = delay.min(delay + (d.low - delay) * keep);
-                d.at = now;
+                // The packets of a batch share their time.
+                if now > d.at {
+                    let keep = (-(now - d.at).as_secs_f64() / DECAY_HALF).exp2();
+                    d.high = delay + (d.high - delay) * keep;
+                    d.low = delay + (d.low - delay) * keep;
+                    d.at = now;
+                }
+                d.high = d.high.max(delay);
+                d.low = d.low.min(delay);
             }
             None => self.delays.push(PathDelay { path, high: delay, low: delay, rtt: None, at: now }),
         }

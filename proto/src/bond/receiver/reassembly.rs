@@ -100,6 +100,7 @@ fn join(partial: Partial) -> Option<PacketBuf> {
     let mut parts = partial.parts.into_iter().flatten();
     let mut packet = parts.next()?;
     let len = packet.len().checked_sub(start)?;
+    // To the front: the room is needed behind.
     packet.copy_within(start.., 0);
     packet.set_len(len);
     parts.all(|part| packet.extend_from_slice(part.get(start..).unwrap_or_default())).then_some(packet)

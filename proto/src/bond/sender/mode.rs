@@ -147,6 +147,10 @@ impl Load {
 
     /// What the path was given lately, bit/s on the wire.
     pub(crate) fn rate(&self, now: Time) -> f64 {
+        // The packets of a batch share their time.
+        if now == self.at {
+            return self.bits_per_sec;
+        }
         self.bits_per_sec * (-(now - self.at).as_secs_f64() / LOAD_SECS).exp()
     }
 
