@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use mwb_sim::bond_sim::{Action, Scenario, SimBond};
+use mwb_sim::bond_sim::{Action, RivalSpec, Scenario, SimBond, SimReport};
 use mwb_sim::tcp_model::Transport;
 use mwb_sim::wan::{DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
 
@@ -42,6 +42,24 @@ fn transport(mut scenario: Scenario, transport: Transport) -> Scenario {
     scenario
 }
 
+/// A neighbour's CUBIC connection on each of these links, with the link's own round trip.
+fn beside(mut scenario: Scenario, links: &[usize], start: u64, stop: Option<u64>) -> Scenario {
+    let secs = Duration::from_secs;
+    let rival = |&link: &usize| {
+        let rtt = 2 * scenario.links[link].down.delay;
+        RivalSpec::cubic(link, rtt, secs(start), stop.map(secs))
+    };
+    scenario.rivals = links.iter().map(rival).collect();
+    scenario
+}
+
+/// A second path over the first link, as another bond's, from five seconds on.
+fn twin(mut scenario: Scenario) -> Scenario {
+    let path = scenario.links.len();
+    scenario.twins = vec![0];
+    scenario.at(0, Action::RemovePath(path)).at(5000, Action::AddPath(path))
+}
+
 fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
     let minute = Duration::from_secs(60);
     let three = || Scenario::new(vec![link(50.0, 10), link(20.0, 40), link(10.0, 80)]);
@@ -64,6 +82,7 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
         ("reordering", Scenario::new(vec![with(link(30.0, 30), reorders), with(link(20.0, 50), reorders)])),
         ("policer", Scenario::new(vec![with(link(20.0, 20), policed), link(20.0, 20)])),
         ("useless", Scenario::new(vec![link(50.0, 10), link(1.0, 600)])),
+        ("return, unused", three().at(200, Action::Cut(2)).at(8000, Action::Restore(2))),
         ("return", three().at(6000, Action::Cut(2)).at(10_000, Action::Restore(2))),
         (
             "starlink, lte, lte",
@@ -73,7 +92,53 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
                 traced(Trace::lte(15.0, minute, seed + 200), 70, 250_000),
             ]),
         ),
+        ("neighbour", beside(Scenario::new(vec![link(20.0, 40)]), &[0], 5, None)),
+        ("neighbours", beside(three(), &[0, 1], 0, None)),
+        ("neighbours later", beside(three(), &[0, 1], 6, None)),
+        ("neighbours, 8 s", beside(three(), &[0, 1], 4, Some(12))),
+        ("neighbours, 2 s", beside(three(), &[0, 1], 8, Some(10))),
+        ("twin", twin(Scenario::new(vec![link(20.0, 40)]))),
     ]
+}
+
+/// What the bond and its neighbours got of their fair shares: half of a shared link each, all of one that is not shared.
+#[expect(clippy::print_stdout, reason = "a program's answer")]
+fn print_shares(scenario: &Scenario, report: &SimReport) {
+    let raw = scenario.raw_mbit(Way::Down);
+    let tail = |series: &[u64], from: usize, to: usize| {
+        series.iter().take(10 * to).skip(10 * from).sum::<u64>() as f64 * 8e-6 / (to - from) as f64
+    };
+    let length = report.duration.as_secs() as usize;
+    for rival in &report.rivals {
+        let of_fair = rival.goodput_mbit / raw[rival.link] * 2.0;
+        println!("  neighbour on {}: {:.1} Mbit/s, {of_fair:.2} of half", rival.link, rival.goodput_mbit);
+    }
+    let sent: Vec<String> = report
+        .exit
+        .sender
+        .paths
+        .iter()
+        .map(|path| format!("{:.1}", path.sent_bytes as f64 * 8e-6 / report.duration.as_secs_f64()))
+        .collect();
+    let fair: f64 = raw
+        .iter()
+        .enumerate()
+        .map(
+            |(link, raw)| if report.rivals.iter().any(|rival| rival.link == link) { raw / 2.0 } else { *raw },
+        )
+        .sum();
+    let series: Vec<String> =
+        (0..length).step_by(2).map(|s| format!("{:.0}", tail(&report.flows[0].series, s, s + 2))).collect();
+    println!(
+        "  bond of its fair {fair:.1}: every 2 s {}; sent per path {}",
+        series.join(" "),
+        sent.join(" ")
+    );
+    for rival in &report.rivals {
+        let series: Vec<String> =
+            (0..length).step_by(2).map(|s| format!("{:.0}", tail(&rival.series, s, s + 2))).collect();
+        println!("  neighbour on {}: every 2 s {}", rival.link, series.join(" "));
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "a program's answer")]
@@ -83,7 +148,8 @@ fn main() {
     if trace {
         wanted.remove(0);
     }
-    let length = Duration::from_secs(SECONDS);
+    let length =
+        Duration::from_secs(std::env::var("SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS));
     println!(
         "{:20} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10}",
         "profile", "Mbit/s", "of sum", "of bound", "of best", "least", "echo p95"
@@ -105,6 +171,9 @@ fn main() {
                 println!("{report}");
             }
             report.violations.iter().for_each(|text| println!("VIOLATED {text}"));
+            if !(scenario.rivals.is_empty() && scenario.twins.is_empty()) {
+                print_shares(&scenario, &report);
+            }
             let goodput = report.way_mbit(Way::Down, scenario.warmup);
             let alone = (0..scenario.links.len()).map(|link| {
                 SimBond::new(scenario.only(link), seed).run(length).way_mbit(Way::Down, scenario.warmup)
