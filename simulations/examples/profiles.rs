@@ -1,7 +1,8 @@
 //! The bond on links with names: the figures that a change to its algorithms must not make worse.
 //!
 //! `cargo run --release -p mwb-sim --example profiles` runs each profile with several seeds under virtual time and prints
-//! the mean goodput, its share of the raw links' sum and of the best link in the same tunnel, and the echo's 95 %. With
+//! the mean goodput, its share of the raw links' sum and of the best link in the same tunnel, and the echo's 95 %; beside
+//! neighbours also what each side got of its fair share. With
 //! words as arguments only the profiles whose names contain one of them; `trace` as first argument prints the bond's state.
 
 use std::time::Duration;
@@ -101,44 +102,22 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
     ]
 }
 
-/// What the bond and its neighbours got of their fair shares: half of a shared link each, all of one that is not shared.
-#[expect(clippy::print_stdout, reason = "a program's answer")]
-fn print_shares(scenario: &Scenario, report: &SimReport) {
+/// What the bond and its neighbours got while these were there, over their fair shares: half of a shared link each, all of
+/// one that is not shared. Two seconds after each start and before each end are left out.
+fn shares(scenario: &Scenario, report: &SimReport) -> Vec<f64> {
+    let Some(first) = scenario.rivals.first() else { return Vec::new() };
     let raw = scenario.raw_mbit(Way::Down);
-    let tail = |series: &[u64], from: usize, to: usize| {
-        series.iter().take(10 * to).skip(10 * from).sum::<u64>() as f64 * 8e-6 / (to - from) as f64
+    let from = first.start.as_secs() as usize + 2;
+    let to = first.stop.unwrap_or(report.duration).as_secs() as usize;
+    let mean = |series: &[u64]| {
+        let bytes: u64 = series.iter().take(10 * to).skip(10 * from).sum();
+        bytes as f64 * 8e-6 / to.saturating_sub(from).max(1) as f64
     };
-    let length = report.duration.as_secs() as usize;
-    for rival in &report.rivals {
-        let of_fair = rival.goodput_mbit / raw[rival.link] * 2.0;
-        println!("  neighbour on {}: {:.1} Mbit/s, {of_fair:.2} of half", rival.link, rival.goodput_mbit);
-    }
-    let sent: Vec<String> = report
-        .exit
-        .sender
-        .paths
-        .iter()
-        .map(|path| format!("{:.1}", path.sent_bytes as f64 * 8e-6 / report.duration.as_secs_f64()))
-        .collect();
-    let fair: f64 = raw
-        .iter()
-        .enumerate()
-        .map(
-            |(link, raw)| if report.rivals.iter().any(|rival| rival.link == link) { raw / 2.0 } else { *raw },
-        )
-        .sum();
-    let series: Vec<String> =
-        (0..length).step_by(2).map(|s| format!("{:.0}", tail(&report.flows[0].series, s, s + 2))).collect();
-    println!(
-        "  bond of its fair {fair:.1}: every 2 s {}; sent per path {}",
-        series.join(" "),
-        sent.join(" ")
-    );
-    for rival in &report.rivals {
-        let series: Vec<String> =
-            (0..length).step_by(2).map(|s| format!("{:.0}", tail(&rival.series, s, s + 2))).collect();
-        println!("  neighbour on {}: every 2 s {}", rival.link, series.join(" "));
-    }
+    let is_shared = |link: usize| report.rivals.iter().any(|rival| rival.link == link);
+    let fair = |link: usize| if is_shared(link) { raw[link] / 2.0 } else { raw[link] };
+    let all: f64 = (0..raw.len()).map(fair).sum();
+    let rivals = report.rivals.iter().map(|rival| mean(&rival.series) / fair(rival.link));
+    std::iter::once(mean(&report.flows[0].series) / all).chain(rivals).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "a program's answer")]
@@ -160,6 +139,7 @@ fn main() {
         }
         let (mut got, mut sum, mut bound, mut best, mut least, mut echo) =
             (0.0, 0.0, 0.0, 0.0, f64::MAX, Duration::ZERO);
+        let mut fair: Vec<Vec<f64>> = Vec::new();
         for seed in SEEDS {
             let mut scenario = profiles(seed).swap_remove(index).1;
             if trace && seed == SEEDS.start {
@@ -171,9 +151,7 @@ fn main() {
                 println!("{report}");
             }
             report.violations.iter().for_each(|text| println!("VIOLATED {text}"));
-            if !(scenario.rivals.is_empty() && scenario.twins.is_empty()) {
-                print_shares(&scenario, &report);
-            }
+            fair.push(shares(&scenario, &report));
             let goodput = report.way_mbit(Way::Down, scenario.warmup);
             let alone = (0..scenario.links.len()).map(|link| {
                 SimBond::new(scenario.only(link), seed).run(length).way_mbit(Way::Down, scenario.warmup)
@@ -195,5 +173,12 @@ fn main() {
             got / bound,
             got / best
         );
+        for who in 0..fair[0].len() {
+            let of = |found: &Vec<f64>| found[who];
+            let (mean, least) =
+                (fair.iter().map(of).sum::<f64>() / runs, fair.iter().map(of).fold(f64::MAX, f64::min));
+            let name = if who == 0 { "the bond".to_owned() } else { format!("neighbour {who}") };
+            println!("  {name:18} of its fair share: {mean:.2} in the mean, {least:.2} at the least");
+        }
     }
 }

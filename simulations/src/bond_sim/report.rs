@@ -204,7 +204,7 @@ impl fmt::Display for TraceLine {
         for p in &self.sender.paths {
             write!(
                 f,
-                " | {}{:?}{} r {:.2} c {:.2} q {:.1}/{:.1} d {:.1}±{:.1} fb {:.0} fl {}/{}{}{} lost {}",
+                " | {}{:?}{} r {:.2} c {:.2} q {:.1}/{:.1} d {:.1}±{:.1} fb {:.0} fl {}/{}{}{}{} lost {}",
                 p.path,
                 p.state,
                 if p.parked { " parked" } else { "" },
@@ -219,6 +219,7 @@ impl fmt::Display for TraceLine {
                 p.in_flight_max / 1000,
                 if p.app_limited { " app" } else { "" },
                 if p.startup { " start" } else { "" },
+                if p.contest { " contest" } else { "" },
                 p.lost
             )?;
         }
