@@ -1,12 +1,13 @@
 //! The bond on links with names: the figures that a change to its algorithms must not make worse.
 //!
 //! `cargo run --release -p mwb-sim --example profiles` runs each profile with several seeds under virtual time and prints
-//! the mean goodput, its share of the raw links' sum and of the best link in the same tunnel, and the echo's 95 %. With
+//! the mean goodput, its share of the raw links' sum and of the best link in the same tunnel, and the echo's 95 %; beside
+//! neighbours also what each side got of its fair share. With
 //! words as arguments only the profiles whose names contain one of them; `trace` as first argument prints the bond's state.
 
 use std::time::Duration;
 
-use mwb_sim::bond_sim::{Action, Scenario, SimBond};
+use mwb_sim::bond_sim::{Action, RivalSpec, Scenario, SimBond, SimReport};
 use mwb_sim::tcp_model::Transport;
 use mwb_sim::wan::{DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
 
@@ -42,6 +43,24 @@ fn transport(mut scenario: Scenario, transport: Transport) -> Scenario {
     scenario
 }
 
+/// A neighbour's CUBIC connection on each of these links, with the link's own round trip.
+fn beside(mut scenario: Scenario, links: &[usize], start: u64, stop: Option<u64>) -> Scenario {
+    let secs = Duration::from_secs;
+    let rival = |&link: &usize| {
+        let rtt = 2 * scenario.links[link].down.delay;
+        RivalSpec::cubic(link, rtt, secs(start), stop.map(secs))
+    };
+    scenario.rivals = links.iter().map(rival).collect();
+    scenario
+}
+
+/// A second path over the first link, as another bond's, from five seconds on.
+fn twin(mut scenario: Scenario) -> Scenario {
+    let path = scenario.links.len();
+    scenario.twins = vec![0];
+    scenario.at(0, Action::RemovePath(path)).at(5000, Action::AddPath(path))
+}
+
 fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
     let minute = Duration::from_secs(60);
     let three = || Scenario::new(vec![link(50.0, 10), link(20.0, 40), link(10.0, 80)]);
@@ -64,6 +83,7 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
         ("reordering", Scenario::new(vec![with(link(30.0, 30), reorders), with(link(20.0, 50), reorders)])),
         ("policer", Scenario::new(vec![with(link(20.0, 20), policed), link(20.0, 20)])),
         ("useless", Scenario::new(vec![link(50.0, 10), link(1.0, 600)])),
+        ("return, unused", three().at(200, Action::Cut(2)).at(8000, Action::Restore(2))),
         ("return", three().at(6000, Action::Cut(2)).at(10_000, Action::Restore(2))),
         (
             "starlink, lte, lte",
@@ -73,7 +93,31 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
                 traced(Trace::lte(15.0, minute, seed + 200), 70, 250_000),
             ]),
         ),
+        ("neighbour", beside(Scenario::new(vec![link(20.0, 40)]), &[0], 5, None)),
+        ("neighbours", beside(three(), &[0, 1], 0, None)),
+        ("neighbours later", beside(three(), &[0, 1], 6, None)),
+        ("neighbours, 8 s", beside(three(), &[0, 1], 4, Some(12))),
+        ("neighbours, 2 s", beside(three(), &[0, 1], 8, Some(10))),
+        ("twin", twin(Scenario::new(vec![link(20.0, 40)]))),
     ]
+}
+
+/// What the bond and its neighbours got while these were there, over their fair shares: half of a shared link each, all of
+/// one that is not shared. Two seconds after each start and before each end are left out.
+fn shares(scenario: &Scenario, report: &SimReport) -> Vec<f64> {
+    let Some(first) = scenario.rivals.first() else { return Vec::new() };
+    let raw = scenario.raw_mbit(Way::Down);
+    let from = first.start.as_secs() as usize + 2;
+    let to = first.stop.unwrap_or(report.duration).as_secs() as usize;
+    let mean = |series: &[u64]| {
+        let bytes: u64 = series.iter().take(10 * to).skip(10 * from).sum();
+        bytes as f64 * 8e-6 / to.saturating_sub(from).max(1) as f64
+    };
+    let is_shared = |link: usize| report.rivals.iter().any(|rival| rival.link == link);
+    let fair = |link: usize| if is_shared(link) { raw[link] / 2.0 } else { raw[link] };
+    let all: f64 = (0..raw.len()).map(fair).sum();
+    let rivals = report.rivals.iter().map(|rival| mean(&rival.series) / fair(rival.link));
+    std::iter::once(mean(&report.flows[0].series) / all).chain(rivals).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "a program's answer")]
@@ -83,7 +127,8 @@ fn main() {
     if trace {
         wanted.remove(0);
     }
-    let length = Duration::from_secs(SECONDS);
+    let length =
+        Duration::from_secs(std::env::var("SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS));
     println!(
         "{:20} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10}",
         "profile", "Mbit/s", "of sum", "of bound", "of best", "least", "echo p95"
@@ -94,6 +139,7 @@ fn main() {
         }
         let (mut got, mut sum, mut bound, mut best, mut least, mut echo) =
             (0.0, 0.0, 0.0, 0.0, f64::MAX, Duration::ZERO);
+        let mut fair: Vec<Vec<f64>> = Vec::new();
         for seed in SEEDS {
             let mut scenario = profiles(seed).swap_remove(index).1;
             if trace && seed == SEEDS.start {
@@ -105,6 +151,7 @@ fn main() {
                 println!("{report}");
             }
             report.violations.iter().for_each(|text| println!("VIOLATED {text}"));
+            fair.push(shares(&scenario, &report));
             let goodput = report.way_mbit(Way::Down, scenario.warmup);
             let alone = (0..scenario.links.len()).map(|link| {
                 SimBond::new(scenario.only(link), seed).run(length).way_mbit(Way::Down, scenario.warmup)
@@ -126,5 +173,12 @@ fn main() {
             got / bound,
             got / best
         );
+        for who in 0..fair[0].len() {
+            let of = |found: &Vec<f64>| found[who];
+            let (mean, least) =
+                (fair.iter().map(of).sum::<f64>() / runs, fair.iter().map(of).fold(f64::MAX, f64::min));
+            let name = if who == 0 { "the bond".to_owned() } else { format!("neighbour {who}") };
+            println!("  {name:18} of its fair share: {mean:.2} in the mean, {least:.2} at the least");
+        }
     }
 }

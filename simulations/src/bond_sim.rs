@@ -14,6 +14,7 @@ mod bound;
 mod endpoint;
 mod invariant;
 mod report;
+mod rival;
 mod scenario;
 pub mod sweep;
 mod traffic;
@@ -29,7 +30,9 @@ use rand::{Rng, SeedableRng};
 pub use bound::Bound;
 use endpoint::{Endpoint, Outgoing};
 use invariant::Ledger;
-pub use report::{EchoReport, EndpointReport, FlowReport, SimReport, TraceLine};
+pub use report::{EchoReport, EndpointReport, FlowReport, RivalReport, SimReport, TraceLine};
+pub use rival::RivalSpec;
+use rival::{FromRival, Rivals};
 pub use scenario::{Action, EchoSpec, FlowSpec, Scenario, ScriptStep};
 use traffic::Traffic;
 
@@ -77,11 +80,13 @@ impl Side {
 
 const SIDES: [Side; 2] = [Side::Edge, Side::Exit];
 
-/// A datagram on a link.
+/// What a link carries.
 #[derive(Debug)]
-struct Datagram {
-    path_seq: u64,
-    bytes: PacketBuf,
+enum Cargo {
+    /// A datagram of the session.
+    Datagram { path: PathId, path_seq: u64, bytes: PacketBuf },
+    /// A neighbour's.
+    Rival(FromRival),
 }
 
 /// Who is called by the agenda.
@@ -90,6 +95,7 @@ enum Component {
     Endpoint(Side),
     Link(usize, Way),
     Traffic(Side),
+    Rivals,
     Script,
     Audit,
     Trace,
@@ -106,8 +112,9 @@ pub struct SimBond {
     components: Vec<Component>,
     endpoints: [Endpoint; 2],
     /// Per link: up, down.
-    links: Vec<[Direction<Datagram>; 2]>,
+    links: Vec<[Direction<Cargo>; 2]>,
     traffic: Traffic,
+    rivals: Rivals,
     ledger: Ledger,
     script: std::collections::VecDeque<ScriptStep>,
     trace: Vec<TraceLine>,
@@ -120,7 +127,7 @@ impl SimBond {
     pub fn new(scenario: Scenario, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let pool = BufPool::new(2048, 4096);
-        let mut components = vec![Component::Script, Component::Audit, Component::Trace];
+        let mut components = vec![Component::Script, Component::Audit, Component::Trace, Component::Rivals];
         for side in SIDES {
             components.extend([Component::Endpoint(side), Component::Traffic(side)]);
         }
@@ -143,6 +150,7 @@ impl SimBond {
             endpoints,
             links,
             traffic,
+            rivals: Rivals::new(&scenario),
             ledger,
             script: script.into(),
             trace: Vec::new(),
@@ -153,7 +161,7 @@ impl SimBond {
             wakes: [0; 2],
             wakes_second: 0,
         };
-        for path in 0..sim.links.len() {
+        for path in 0..sim.scenario.paths() {
             sim.add_path(path);
         }
         for side in SIDES {
@@ -163,6 +171,8 @@ impl SimBond {
         sim.arm(Component::Script, first_step);
         sim.arm(Component::Audit, Some(Time::ZERO + AUDIT_EVERY));
         sim.arm(Component::Trace, trace.then_some(Time::ZERO));
+        let rivals = sim.rivals.poll_timeout();
+        sim.arm(Component::Rivals, rivals);
         sim
     }
 
@@ -193,6 +203,10 @@ impl SimBond {
                 self.pump(side);
             }
             Component::Link(link, way) => self.deliver(link, way),
+            Component::Rivals => {
+                self.rivals.handle_timeout(self.now);
+                self.pump_rivals();
+            }
             Component::Script => {
                 if let Some(step) = self.script.pop_front() {
                     self.act(step.what);
@@ -209,7 +223,9 @@ impl SimBond {
                 for side in SIDES {
                     let snapshot = self.endpoints[side.index()].sender_snapshot(self.now);
                     let cwnd = self.traffic.windows(side);
-                    self.trace.push(TraceLine { at: self.now.as_secs_f64(), side, cwnd, sender: snapshot });
+                    let rivals = self.rivals.windows(side.way_out());
+                    let at = self.now.as_secs_f64();
+                    self.trace.push(TraceLine { at, side, cwnd, rivals, sender: snapshot });
                 }
                 let next = self.scenario.trace_every.map(|every| self.now + every);
                 self.arm(Component::Trace, next);
@@ -222,14 +238,36 @@ impl SimBond {
             Way::Up => Side::Exit,
             Way::Down => Side::Edge,
         };
-        while let Some((datagram, bytes, _)) = self.links[link][way as usize].pop_due(self.now) {
-            let path = PathId(link as u8);
-            let len = bytes - OUTER_HEADERS;
-            let endpoint = &mut self.endpoints[side.index()];
-            endpoint.receive(path, datagram.path_seq, datagram.bytes, len, self.now, &mut self.ledger);
+        let mut rivals = false;
+        while let Some((cargo, len, _)) = self.links[link][way as usize].pop_due(self.now) {
+            match cargo {
+                Cargo::Datagram { path, path_seq, bytes } => {
+                    let len = len - OUTER_HEADERS;
+                    let endpoint = &mut self.endpoints[side.index()];
+                    endpoint.receive(path, path_seq, bytes, len, self.now, &mut self.ledger);
+                }
+                Cargo::Rival(segment) => {
+                    self.rivals.deliver(&segment, self.now);
+                    rivals = true;
+                }
+            }
+        }
+        if rivals {
+            self.pump_rivals();
         }
         self.arm_link(link, way);
         self.pump(side);
+    }
+
+    /// Lets the neighbours send what they may.
+    fn pump_rivals(&mut self) {
+        while let Some((link, way, segment)) = self.rivals.poll(self.now) {
+            let bytes = segment.bytes();
+            self.links[link][way as usize].arrive(Cargo::Rival(segment), bytes, self.now);
+            self.arm_link(link, way);
+        }
+        let next = self.rivals.poll_timeout().map(|at| at.max(self.now));
+        self.arm(Component::Rivals, next);
     }
 
     /// Lets a side act until it has nothing more to do now.
@@ -248,10 +286,10 @@ impl SimBond {
             while let Some(Outgoing { path, path_seq, bytes, len }) =
                 endpoint.poll_datagram(self.now, &mut self.ledger)
             {
-                let link = usize::from(path.0);
+                let link = self.scenario.link_of(usize::from(path.0));
                 let way = side.way_out();
                 self.links[link][way as usize].arrive(
-                    Datagram { path_seq, bytes },
+                    Cargo::Datagram { path, path_seq, bytes },
                     len + OUTER_HEADERS,
                     self.now,
                 );
@@ -273,9 +311,10 @@ impl SimBond {
             Component::Script => 0,
             Component::Audit => 1,
             Component::Trace => 2,
-            Component::Endpoint(side) => 3 + 2 * side.index(),
-            Component::Traffic(side) => 4 + 2 * side.index(),
-            Component::Link(link, way) => 7 + 2 * link + way as usize,
+            Component::Rivals => 3,
+            Component::Endpoint(side) => 4 + 2 * side.index(),
+            Component::Traffic(side) => 5 + 2 * side.index(),
+            Component::Link(link, way) => 8 + 2 * link + way as usize,
         };
         self.agenda.arm(index, at);
     }
@@ -344,11 +383,15 @@ impl SimBond {
     }
 
     /// The path comes up with new keys on both sides; what is on its way under the old ones is refused.
-    fn add_path(&mut self, link: usize) {
+    fn add_path(&mut self, path: usize) {
         let first: u32 = self.rng.random_range(0..1 << 20);
+        let link = self.scenario.link_of(path);
         for side in SIDES {
             let endpoint = &mut self.endpoints[side.index()];
-            endpoint.add_path(PathId(link as u8), u64::from(first), &self.scenario, self.now);
+            endpoint.add_path(PathId(path as u8), u64::from(first), &self.scenario, self.now);
+            if path >= self.links.len() {
+                continue; // Another path's datagrams are there as well.
+            }
             // The queue and the air are emptied: these datagrams would not open.
             let way = &mut self.links[link][side.way_out() as usize];
             if way.held() > 0 && !way.is_cut() {
@@ -392,6 +435,7 @@ impl SimBond {
             duration,
             flows: self.traffic.flow_reports(self.scenario.warmup, end),
             echo: self.traffic.echo_report(self.scenario.warmup, end),
+            rivals: self.rivals.reports(self.scenario.warmup, end),
             links: links.collect(),
             edge: endpoint(Side::Edge),
             exit: endpoint(Side::Exit),

@@ -392,6 +392,7 @@ fn path_snapshot(p: &PathSender, least: f64, now: Time) -> PathSnapshot {
         capacity_mbit: p.rate.capacity() / 1e6,
         app_limited: sample.is_some_and(|s| s.app_limited),
         startup: p.is_startup(),
+        contest: p.rate.is_contest(),
         queue_ms: ms(p.delay.queue()),
         target_ms: ms(p.rate.target(&p.delay, p.packet_bits(), now)),
         delay_ms: if p.delay.is_measured() { ms(p.delay.smoothed() - least) } else { 0.0 },

@@ -37,6 +37,8 @@ pub struct PathSnapshot {
     pub app_limited: bool,
     /// Whether the controller is in its startup phase.
     pub startup: bool,
+    /// Whether others fill the queue of its bottleneck, so that it competes for a share.
+    pub contest: bool,
     /// Standing queue, ms.
     pub queue_ms: f64,
     /// Standing queue wanted, ms.

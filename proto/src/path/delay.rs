@@ -108,6 +108,8 @@ pub struct DelaySample {
 #[derive(Debug, Clone)]
 pub struct DelayModel {
     base: WindowedMin,
+    /// A base that does not age.
+    held: Option<f64>,
     feedback_min: WindowedMin,
     recent: VecDeque<(f64, f64)>,
     smoothed: f64,
@@ -122,6 +124,7 @@ impl DelayModel {
     pub fn new() -> Self {
         Self {
             base: WindowedMin::new(),
+            held: None,
             feedback_min: WindowedMin::new(),
             recent: VecDeque::new(),
             smoothed: 0.0,
@@ -136,6 +139,7 @@ impl DelayModel {
     pub fn on_sample(&mut self, now: Time, s: DelaySample) {
         let t = now.as_secs_f64();
         self.base.add(t, s.min);
+        self.held = self.held.map(|held| held.min(s.min));
         match self.last_mean {
             None => {
                 self.smoothed = s.mean;
@@ -163,9 +167,9 @@ impl DelayModel {
         self.last_mean.is_some()
     }
 
-    /// Least one-way delay of the last ten seconds; zero before the first sample.
+    /// Least one-way delay of the last ten seconds, and the one that is held if any; zero before the first sample.
     pub fn base(&self) -> f64 {
-        self.base.min().unwrap_or(0.0)
+        self.held.or_else(|| self.base.min()).unwrap_or(0.0)
     }
 
     /// The standing queue: the least delay over about a round trip, above the base. A jump of the
@@ -200,6 +204,19 @@ impl DelayModel {
     /// Least feedback time of the last ten seconds.
     pub fn feedback_min(&self) -> f64 {
         self.feedback_min.min().unwrap_or(self.feedback)
+    }
+
+    /// Keeps `base`, seconds on the session's scale, or what is less, until it is released: as long as others fill the
+    /// queue, no sample shows the path without it.
+    pub fn hold(&mut self, base: f64) {
+        self.held = Some(base);
+    }
+
+    /// Lets the base that is held age as any sample made at `now`. Without one nothing happens.
+    pub fn release(&mut self, now: Time) {
+        if let Some(base) = self.held.take() {
+            self.base.add(now.as_secs_f64(), base);
+        }
     }
 
     /// The path has become longer by `by`: what looked like a queue is distance.
@@ -252,6 +269,23 @@ mod tests {
         let mut m = DelayModel::new();
         m.on_sample(Time::ZERO, sample(0.010));
         for i in 1..=130 {
+            m.on_sample(Time::from_millis(i * 100), sample(0.050));
+        }
+        assert!((m.base() - 0.050).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_held_base_does_not_age_and_is_forgotten_after_its_release() {
+        let mut m = DelayModel::new();
+        m.on_sample(Time::ZERO, sample(0.010));
+        m.hold(m.base());
+        for i in 1..=300 {
+            m.on_sample(Time::from_millis(i * 100), sample(0.050));
+        }
+        assert!((m.base() - 0.010).abs() < 1e-9);
+        m.release(Time::from_millis(30_000));
+        assert!((m.base() - 0.010).abs() < 1e-9);
+        for i in 301..=430 {
             m.on_sample(Time::from_millis(i * 100), sample(0.050));
         }
         assert!((m.base() - 0.050).abs() < 1e-9);

@@ -8,14 +8,19 @@
 //!
 //! ```text
 //!  Startup: rate = 2c ── queue > max(2 target, 8 ms) ──► Steady: rate = c (1 + (target - q) / (2 fb + 15 ms))
+//!                                                           │ cuts drain nothing, twice        ▲
+//!                                                           ▼                                  │ short queue, or alone
+//!                                                         Contest: rate = window / fb ─────────┘
 //! ```
 //! `c` is the delivery rate, `q` the standing queue, `fb` the feedback time. Rates are bit/s.
 
 mod policer;
+mod rivalry;
 
 use std::collections::VecDeque;
 
 use self::policer::{Advice, Policer};
+use self::rivalry::{Outcome, Rivalry};
 
 use crate::path::delay::DelayModel;
 use crate::time::Time;
@@ -36,6 +41,12 @@ const RAMP_MIN: f64 = 0.04;
 const RAMP_MAX: f64 = 0.40;
 /// Growth to start with when the rate has fallen far below what the path delivered lately.
 const RAMP_REGAIN: f64 = 0.25;
+/// The rate is set below the delivery rate by no more than this share.
+const CUT_MAX: f64 = 0.35;
+/// Delivering less than this share of the rate, or than this many bit/s, is heartbeats and the like.
+const UNUSED: f64 = 0.02;
+/// See [`UNUSED`].
+const UNUSED_RATE: f64 = 100e3;
 /// How often the standing queue is let drain, seconds, so that the delay base stays honest.
 const DRAIN_EVERY: f64 = 6.0;
 /// A drain lowers the rate by at least this share: a base that was learned on top of a queue lets
@@ -51,6 +62,8 @@ pub enum Phase {
     Startup,
     /// Holding the standing queue at its target.
     Steady,
+    /// Others fill the queue: a window takes its share of it.
+    Contest,
 }
 
 /// A delivery-rate sample: bytes sent up to the highest packet seen over the span of its arrivals.
@@ -81,6 +94,7 @@ pub struct RateControl {
     last_update: f64,
     measured: bool,
     policer: Policer,
+    rivalry: Rivalry,
 }
 
 impl RateControl {
@@ -103,6 +117,7 @@ impl RateControl {
             last_update: t,
             measured: false,
             policer: Policer::new(t),
+            rivalry: Rivalry::default(),
         }
     }
 
@@ -127,10 +142,12 @@ impl RateControl {
         self.phase
     }
 
-    /// Whether the rate still grows fast, so that the ingress queue must be lenient.
+    /// Whether the rate still grows fast, or the round trip does because others fill the queue, so that the ingress queue
+    /// must be lenient.
     pub fn is_growing(&self) -> bool {
         let capped = self.cap.is_some_and(|cap| self.rate >= cap);
-        !capped && (self.phase == Phase::Startup || self.ramp > 0.10)
+        let growing = self.phase == Phase::Startup || self.ramp > 0.10;
+        !capped && (growing || self.rivalry.is_suspicious() || self.rivalry.is_contest())
     }
 
     /// Most that was delivered in any sample of the last two seconds, bit/s; the rate before that.
@@ -172,10 +189,15 @@ impl RateControl {
         if !self.measured {
             return COLD_PACKETS * packet;
         }
+        if let Some(bytes) = self.rivalry.in_flight_max(packet) {
+            return bytes + 4.0 * packet;
+        }
         let fb = delay.feedback_min();
         let span = match self.phase {
             Phase::Startup => 2.0 * fb + 0.010,
-            Phase::Steady => 1.25 * fb + 3.0 * self.target(delay, packet_bits, now).max(TARGET_MIN) + 0.015,
+            Phase::Steady | Phase::Contest => {
+                1.25 * fb + 3.0 * self.target(delay, packet_bits, now).max(TARGET_MIN) + 0.015
+            }
         };
         self.capacity().max(self.rate / 2.0) * span / 8.0 + 4.0 * packet
     }
@@ -183,6 +205,7 @@ impl RateControl {
     /// Counts what a report has resolved: packets and wire bytes that arrived, packets that did not.
     pub fn on_fate(&mut self, acked: u64, acked_bytes: u64, lost: u64) {
         self.policer.on_fate(acked, acked_bytes, lost);
+        self.rivalry.on_fate(acked, lost);
     }
 
     /// The losses of late had another cause than the rate, such as datagrams too long for the path.
@@ -192,16 +215,23 @@ impl RateControl {
         }
     }
 
-    /// Takes the sample of one report; `delay` has already taken its own half.
-    /// Returns seconds by which the delay base must be moved, when cuts have proven it wrong.
-    pub fn on_sample(
-        &mut self,
-        sample: RateSample,
-        delay: &DelayModel,
-        packet_bits: f64,
-        now: Time,
-    ) -> Option<f64> {
+    /// Whether the path shares its bottleneck with others who fill the queue.
+    pub fn is_contest(&self) -> bool {
+        self.rivalry.is_contest()
+    }
+
+    /// The longest queue that others have made and that has to be borne, seconds; zero while there is none.
+    pub fn borne_queue(&self) -> f64 {
+        self.rivalry.queue_max().unwrap_or(0.0)
+    }
+
+    /// Takes the sample of one report; `delay` has already taken its own half. The delay base is moved when cuts have
+    /// proven it wrong, and held while others fill the queue.
+    pub fn on_sample(&mut self, sample: RateSample, delay: &mut DelayModel, packet_bits: f64, now: Time) {
         let t = now.as_secs_f64();
+        if self.phase != Phase::Contest {
+            delay.release(now);
+        }
         let c = sample.rate;
         self.measured = true;
         self.note_delivered(t, c);
@@ -215,20 +245,49 @@ impl RateControl {
         }
         let q = delay.queue();
         let target = self.target(delay, packet_bits, now);
-        let shift = match self.phase {
+        let queued = q > (2.0 * target).max(0.008);
+        match self.phase {
             Phase::Startup => {
+                self.rivalry.on_startup(self.rate, t);
                 self.startup(c, q, target, delay.instant(), sample.app_limited);
-                None
+                self.heed_loss(sample, queued, delay.feedback(), t);
             }
-            Phase::Steady => self.steady(sample, q, target, delay, t),
-        };
-        self.heed_loss(sample, q > (2.0 * target).max(0.008), delay.feedback(), t);
+            Phase::Steady => {
+                if let Some(q) = self.steady(sample, q, target, delay, t) {
+                    self.on_stuck(c, q, delay, packet_bits, t);
+                }
+                if self.rivalry.on_alone((sample, self.rate), target, delay, packet_bits, t) {
+                    self.phase = Phase::Contest;
+                }
+                self.heed_loss(sample, queued, delay.feedback(), t);
+            }
+            Phase::Contest => self.contest(sample, target, delay, packet_bits, t),
+        }
         self.rate = self.rate.max(RATE_MIN);
         if let Some(cap) = self.cap {
             self.rate = self.rate.min(cap);
         }
         self.last_update = t;
-        shift
+    }
+
+    /// Cuts did not drain the queue: the path has become longer, or somebody else fills it.
+    fn on_stuck(&mut self, c: f64, q: f64, delay: &mut DelayModel, packet_bits: f64, t: f64) {
+        if self.rivalry.on_stuck((c, self.rate), delay, packet_bits, t) {
+            self.phase = Phase::Contest;
+        } else {
+            delay.rebase(q);
+        }
+    }
+
+    fn contest(&mut self, s: RateSample, target: f64, delay: &DelayModel, packet_bits: f64, t: f64) {
+        let (rate, outcome) = self.rivalry.on_contest(s, target, delay, packet_bits, t);
+        self.rate = self.policer.ceiling().map_or(rate, |ceiling| rate.min(ceiling));
+        if outcome != Outcome::Contest {
+            self.phase = Phase::Steady;
+            self.ramp = RAMP_MIN;
+            self.policer.skip(t);
+            self.end_cut();
+        }
     }
 
     /// Keeps below a limit that shows as loss without a queue.
@@ -255,8 +314,8 @@ impl RateControl {
     fn startup(&mut self, c: f64, q: f64, target: f64, instant: f64, app_limited: bool) {
         if q > (2.0 * target).max(0.008) || instant > (4.0 * target).max(0.016) {
             // An app-limited span says less than the path can do, yet a queue has formed: the
-            // best delivered so far is the nearest truth.
-            self.rate = if app_limited { self.capacity().max(c) } else { c };
+            // best delivered so far is the nearest truth, or half of the guess where next to nothing was sent.
+            self.rate = if app_limited { self.capacity().max(c).max(self.rate / 2.0) } else { c };
             self.phase = Phase::Steady;
             self.ramp = RAMP_MIN;
         } else {
@@ -269,16 +328,24 @@ impl RateControl {
         let fb = delay.feedback();
         if s.app_limited {
             if q > 2.0 * target + 0.010 {
-                self.rate = (self.rate * 0.9).max(c.min(self.rate));
-                return self.account_cut(0.1, q, delay, t);
+                // Who sends next to nothing has not made the queue.
+                if c > (UNUSED * self.rate).max(UNUSED_RATE) {
+                    self.rate = (self.rate * 0.9).max(c.min(self.rate));
+                }
+                // A path that is hardly fed must drain, unless it is not ours to drain.
+                let below = if c < 0.5 * self.capacity() { CUT_MAX } else { 0.1 };
+                return self.account_cut(below, q, delay, t);
             }
             self.rate = self.rate.max(c);
             return None;
         }
         if q > target / 2.0 {
-            let mut gain = ((target - q) / (2.0 * fb + 0.015)).clamp(-0.35, 0.10);
+            let mut gain = ((target - q) / (2.0 * fb + 0.015)).clamp(-CUT_MAX, 0.10);
             if target == 0.0 {
                 gain = gain.min(-DRAIN_DEPTH);
+            } else if q > 2.0 * target + 0.010 && self.rivalry.is_suspicious() {
+                // The sooner it is known who fills the queue, the less is given away.
+                gain = -CUT_MAX;
             }
             self.rate = c * (1.0 + gain);
             self.ramp = RAMP_MIN;
@@ -315,8 +382,13 @@ impl RateControl {
             return None;
         }
         self.cut_drained += below * (t - self.last_update).min(delay.feedback());
-        if self.cut_drained > 2.0 * self.cut_from + 0.030 {
-            let stuck = q > 0.8 * self.cut_from;
+        let (enough, left) = if self.rivalry.is_suspicious() {
+            (self.cut_from + 0.010, 0.5)
+        } else {
+            (2.0 * self.cut_from + 0.030, 0.8)
+        };
+        if self.cut_drained > enough {
+            let stuck = q > left * self.cut_from;
             self.end_cut();
             if stuck {
                 // The cuts were a mistake; a little less than before, because the path is new.
@@ -337,12 +409,15 @@ impl RateControl {
         self.rate = (self.rate * 0.7).max(RATE_MIN);
     }
 
-    /// The path comes back after a real outage: half of what it could do, and feel upwards.
+    /// The path comes back after a real outage: half of what it could do, and feel upwards. What was delivered last says
+    /// little when little was asked for.
     pub fn restart(&mut self, now: Time) {
-        self.rate = (self.capacity() / 2.0).clamp(RATE_MIN, self.cap.unwrap_or(f64::INFINITY));
+        let before = self.capacity().max(self.rate);
+        self.rate = (before / 2.0).clamp(RATE_MIN, self.cap.unwrap_or(f64::INFINITY));
         self.phase = Phase::Startup;
         self.ramp = RAMP_MIN;
         self.delivered.clear();
+        self.rivalry.reset();
         self.last_near_base = now.as_secs_f64();
     }
 }

@@ -69,7 +69,7 @@ impl Endpoint {
             batch: TxBatch::new(),
             outgoing: VecDeque::new(),
             report: Vec::new(),
-            next_seq: vec![0; scenario.links.len()],
+            next_seq: vec![0; scenario.paths()],
             datagram_max: scenario.datagram_max,
             armed_for: None,
             wakes: 0,

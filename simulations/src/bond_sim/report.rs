@@ -52,6 +52,22 @@ pub struct EchoReport {
     pub longest_pause: Duration,
 }
 
+/// A neighbour's TCP connection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RivalReport {
+    /// Index of the link that it shared.
+    pub link: usize,
+    /// Which way.
+    pub way: Way,
+    /// Mbit/s from the warm-up or its start until its end or that of the run.
+    pub goodput_mbit: f64,
+    /// Bytes per 100 ms from the start of the run.
+    pub series: Vec<u64>,
+    /// Its sending side.
+    #[serde(skip)]
+    pub sender: SenderStats,
+}
+
 /// One node at the end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndpointReport {
@@ -72,6 +88,8 @@ pub struct TraceLine {
     pub side: Side,
     /// Congestion windows of the TCP connections that send here, segments.
     pub cwnd: Vec<f64>,
+    /// The same of the neighbours whose data goes this way.
+    pub rivals: Vec<f64>,
     /// Its state.
     pub sender: SenderSnapshot,
 }
@@ -87,6 +105,8 @@ pub struct SimReport {
     pub flows: Vec<FlowReport>,
     /// The echo.
     pub echo: Option<EchoReport>,
+    /// The neighbours.
+    pub rivals: Vec<RivalReport>,
     /// Per link, by index.
     pub links: Vec<LinkCounters>,
     /// The edge.
@@ -127,6 +147,13 @@ impl fmt::Display for SimReport {
         }
         if let Some(echo) = &self.echo {
             writeln!(f, "  echo: {echo:.1?}")?;
+        }
+        for rival in &self.rivals {
+            writeln!(
+                f,
+                "  rival on link {} {:?}: {:.2} Mbit/s, {:?}",
+                rival.link, rival.way, rival.goodput_mbit, rival.sender
+            )?;
         }
         for (i, link) in self.links.iter().enumerate() {
             for (way, c) in [("up", &link.up), ("down", &link.down)] {
@@ -171,10 +198,13 @@ impl fmt::Display for TraceLine {
         for cwnd in &self.cwnd {
             write!(f, " cwnd {cwnd:.0}")?;
         }
+        for cwnd in &self.rivals {
+            write!(f, " rival {cwnd:.0}")?;
+        }
         for p in &self.sender.paths {
             write!(
                 f,
-                " | {}{:?}{} r {:.2} c {:.2} q {:.1}/{:.1} d {:.1}±{:.1} fb {:.0} fl {}/{}{}{} lost {}",
+                " | {}{:?}{} r {:.2} c {:.2} q {:.1}/{:.1} d {:.1}±{:.1} fb {:.0} fl {}/{}{}{}{} lost {}",
                 p.path,
                 p.state,
                 if p.parked { " parked" } else { "" },
@@ -189,6 +219,7 @@ impl fmt::Display for TraceLine {
                 p.in_flight_max / 1000,
                 if p.app_limited { " app" } else { "" },
                 if p.startup { " start" } else { "" },
+                if p.contest { " contest" } else { "" },
                 p.lost
             )?;
         }

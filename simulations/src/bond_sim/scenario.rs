@@ -7,6 +7,7 @@ use mwb_proto::bond::{ReceiverConfig, SenderConfig};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::RivalSpec;
 use crate::tcp_model::Transport;
 use crate::virtual_time::NodeClock;
 use crate::wan::{BurstLoss, DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
@@ -75,7 +76,7 @@ pub enum Action {
     Set(usize, Way, Box<DirectionSpec>),
     /// The sender of this way is told to use no more than so many bit/s of the path; `None` lifts that.
     Limit(usize, Way, Option<u64>),
-    /// Both ends forget the path.
+    /// Both ends forget the path, a link's own or a twin.
     RemovePath(usize),
     /// The path comes (back) under new keys.
     AddPath(usize),
@@ -99,6 +100,11 @@ pub struct Scenario {
     pub flows: Vec<FlowSpec>,
     /// The echo.
     pub echo: Option<EchoSpec>,
+    /// Neighbours on the links.
+    pub rivals: Vec<RivalSpec>,
+    /// Links that carry a second path of the session beside their own, as another bond would: path
+    /// `links.len() + i` goes over link `twins[i]`.
+    pub twins: Vec<usize>,
     /// What happens when; any order.
     pub script: Vec<ScriptStep>,
     /// Settings of both senders; the seed of the classifier is replaced.
@@ -126,6 +132,8 @@ impl Scenario {
             links,
             flows: vec![FlowSpec::download()],
             echo: Some(EchoSpec::default()),
+            rivals: Vec::new(),
+            twins: Vec::new(),
             script: Vec::new(),
             sender: SenderConfig::default(),
             receiver: ReceiverConfig::default(),
@@ -144,10 +152,22 @@ impl Scenario {
         self
     }
 
+    /// Number of paths.
+    pub(super) fn paths(&self) -> usize {
+        self.links.len() + self.twins.len()
+    }
+
+    /// The link of a path.
+    pub(super) fn link_of(&self, path: usize) -> usize {
+        path.checked_sub(self.links.len()).map_or(path, |twin| self.twins[twin])
+    }
+
     /// The same with only one of its links: what a bond is measured against.
     pub fn only(&self, link: usize) -> Self {
         let mut alone = self.clone();
         alone.links = vec![self.links[link].clone()];
+        alone.twins.clear();
+        alone.rivals.retain_mut(|rival| std::mem::replace(&mut rival.link, 0) == link);
         alone.script.retain_mut(|step| match &mut step.what {
             Action::Cut(i)
             | Action::CutWay(i, _)

@@ -315,7 +315,9 @@ impl PathSender {
         let target = self.rate.target(&self.delay, bits, now);
         self.limits = Limits {
             in_flight_max: self.rate.in_flight_max(&self.delay, bits, now),
-            stuck_above: (5.0 * target).max(0.025) + 2.0 * self.delay.deviation(),
+            stuck_above: (5.0 * target).max(0.025)
+                + 1.5 * self.rate.borne_queue()
+                + 2.0 * self.delay.deviation(),
         };
     }
 
@@ -397,9 +399,8 @@ impl PathSender {
         let Some(sample) = self.rate_sample() else { return };
         self.last_control = t;
         self.last_sample = Some(sample);
-        if let Some(by) = self.rate.on_sample(sample, &self.delay, self.packet_bits(), now) {
-            self.delay.rebase(by);
-        }
+        let packet_bits = self.packet_bits();
+        self.rate.on_sample(sample, &mut self.delay, packet_bits, now);
     }
 
     fn rate_sample(&self) -> Option<RateSample> {

@@ -115,6 +115,12 @@ impl Policer {
         self.window.lost += lost;
     }
 
+    /// Begins a new window: what was counted since the last judgement says nothing.
+    pub(super) fn skip(&mut self, t: f64) {
+        self.window = Window { since: t, ..Window::default() };
+        self.streak = 0;
+    }
+
     /// Judges the window when it is full. `delivery` counts lost packets as delivered; `queued`: a
     /// queue stands that explains losses.
     pub(super) fn on_sample(

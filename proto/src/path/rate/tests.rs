@@ -70,9 +70,7 @@ impl Link {
         let feedback = 2.0 * self.base + self.queue + 0.003;
         self.delay.on_sample(self.now, DelaySample { min: owd, mean: owd + self.jitter / 2.0, feedback });
         let sample = RateSample { rate: rate * seen, app_limited };
-        if let Some(by) = self.control.on_sample(sample, &self.delay, PACKET_BITS, self.now) {
-            self.delay.rebase(by);
-        }
+        self.control.on_sample(sample, &mut self.delay, PACKET_BITS, self.now);
     }
 
     fn run(&mut self, steps: usize) {
@@ -174,7 +172,7 @@ fn a_configured_ceiling_is_kept() {
     for i in 1..100 {
         let now = Time::from_millis(i * 5);
         delay.on_sample(now, DelaySample { min: 0.01, mean: 0.01, feedback: 0.02 });
-        control.on_sample(RateSample { rate: 5e6, app_limited: false }, &delay, PACKET_BITS, now);
+        control.on_sample(RateSample { rate: 5e6, app_limited: false }, &mut delay, PACKET_BITS, now);
         assert!(control.rate() <= 1e6);
     }
 }
