@@ -109,9 +109,12 @@ fn shares(scenario: &Scenario, report: &SimReport) -> Vec<f64> {
     let raw = scenario.raw_mbit(Way::Down);
     let from = first.start.as_secs() as usize + 2;
     let to = first.stop.unwrap_or(report.duration).as_secs() as usize;
+    if to <= from {
+        return Vec::new();
+    }
     let mean = |series: &[u64]| {
         let bytes: u64 = series.iter().take(10 * to).skip(10 * from).sum();
-        bytes as f64 * 8e-6 / to.saturating_sub(from).max(1) as f64
+        bytes as f64 * 8e-6 / (to - from) as f64
     };
     let is_shared = |link: usize| report.rivals.iter().any(|rival| rival.link == link);
     let fair = |link: usize| if is_shared(link) { raw[link] / 2.0 } else { raw[link] };
