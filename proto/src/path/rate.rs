@@ -330,9 +330,11 @@ impl RateControl {
         self.rate = (self.rate * 0.7).max(RATE_MIN);
     }
 
-    /// The path comes back after a real outage: half of what it could do, and feel upwards.
+    /// The path comes back after a real outage: half of what it could do, and feel upwards. Of a path that was hardly used
+    /// what it delivered says nothing: it begins as a cold one does.
     pub fn restart(&mut self, now: Time) {
-        self.rate = (self.capacity() / 2.0).clamp(RATE_MIN, self.cap.unwrap_or(f64::INFINITY));
+        let known = if self.phase == Phase::Startup { self.rate.min(COLD_RATE) } else { RATE_MIN };
+        self.rate = (self.capacity() / 2.0).max(known).min(self.cap.unwrap_or(f64::INFINITY));
         self.phase = Phase::Startup;
         self.ramp = RAMP_MIN;
         self.delivered.clear();
