@@ -2,14 +2,15 @@
 //!
 //! `cargo run --release -p mwb-sim --example profiles` runs each profile with several seeds under virtual time and prints
 //! the mean goodput, its share of the raw links' sum and of the best link in the same tunnel, and the echo's 95 %; beside
-//! neighbours also what each side got of its fair share. With
-//! words as arguments only the profiles whose names contain one of them; `trace` as first argument prints the bond's state.
+//! neighbours also what each side got of its fair share. With words as arguments only the profiles whose names contain
+//! one of them; `trace` as first argument prints the bond's state, `without=guard` switches parts of the machines off,
+//! for comparison. `SECS` in the environment is the virtual length of each run.
 
 use std::time::Duration;
 
 use mwb_sim::bond_sim::{Action, RivalSpec, Scenario, SimBond, SimReport};
 use mwb_sim::tcp_model::Transport;
-use mwb_sim::wan::{DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
+use mwb_sim::wan::{BurstLoss, DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
 
 /// Runs of each profile.
 const SEEDS: std::ops::Range<u64> = 1..6;
@@ -61,6 +62,30 @@ fn twin(mut scenario: Scenario) -> Scenario {
     scenario.at(0, Action::RemovePath(path)).at(5000, Action::AddPath(path))
 }
 
+/// Every 300 ms the one-way delays of a link jump up by `by` ms or back.
+fn swinging(mut scenario: Scenario, link: usize, by: u64, seconds: u64) -> Scenario {
+    let still = scenario.links[link].clone();
+    for (step, at) in (1000..seconds * 1000).step_by(300).enumerate() {
+        for way in [Way::Up, Way::Down] {
+            let mut spec = if way == Way::Up { still.up.clone() } else { still.down.clone() };
+            spec.delay += Duration::from_millis(if step % 2 == 0 { by } else { 0 });
+            scenario = scenario.at(at, Action::Set(link, way, Box::new(spec)));
+        }
+    }
+    scenario
+}
+
+/// From the fifth second on a link delivers everything later by `by` ms.
+fn late(mut scenario: Scenario, link: usize, by: u64) -> Scenario {
+    for way in [Way::Up, Way::Down] {
+        let still = &scenario.links[link];
+        let mut spec = if way == Way::Up { still.up.clone() } else { still.down.clone() };
+        spec.delay += Duration::from_millis(by);
+        scenario = scenario.at(5000, Action::Set(link, way, Box::new(spec)));
+    }
+    scenario
+}
+
 fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
     let minute = Duration::from_secs(60);
     let three = || Scenario::new(vec![link(50.0, 10), link(20.0, 40), link(10.0, 80)]);
@@ -68,13 +93,20 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
         d.jitter = Duration::from_millis(6);
         d.jitter_reorders = true;
     };
+    let bursts = |d: &mut DirectionSpec| d.burst = Some(BurstLoss::of(0.01, 10.0));
     let policed = |d: &mut DirectionSpec| d.queue = QueueLimit::Bytes(20_000);
     vec![
         ("two", Scenario::new(vec![link(50.0, 10), link(20.0, 40)])),
         ("three", three()),
         ("three, BBR", transport(three(), Transport::Bbr)),
         ("three, QUIC", transport(three(), Transport::Quic)),
+        ("equal, BBR", transport(Scenario::new(vec![link(25.0, 20); 4]), Transport::Bbr)),
         ("lossy", Scenario::new(vec![lossy(30.0, 30, 0.01), lossy(30.0, 60, 0.02), lossy(15.0, 100, 0.005)])),
+        (
+            "lossy, BBR",
+            transport(Scenario::new(vec![lossy(30.0, 30, 0.01), lossy(30.0, 60, 0.02)]), Transport::Bbr),
+        ),
+        ("lossy3", Scenario::new(vec![link(30.0, 30), lossy(30.0, 60, 0.02), with(link(15.0, 50), bursts)])),
         ("lossy 2 %", Scenario::new(vec![lossy(30.0, 30, 0.02), lossy(30.0, 60, 0.02)])),
         ("near and lossy", Scenario::new(vec![link(0.7, 6), lossy(40.0, 80, 0.05)])),
         ("big", Scenario::new(vec![link(300.0, 10), link(80.0, 30)])),
@@ -82,6 +114,8 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
         ("eight", Scenario::new((0..8).map(|i| link(12.0, 10 + 20 * i)).collect())),
         ("reordering", Scenario::new(vec![with(link(30.0, 30), reorders), with(link(20.0, 50), reorders)])),
         ("policer", Scenario::new(vec![with(link(20.0, 20), policed), link(20.0, 20)])),
+        ("swinging", swinging(Scenario::new(vec![link(30.0, 10), link(20.0, 20)]), 1, 180, 20)),
+        ("a second late", late(Scenario::new(vec![link(30.0, 10), link(20.0, 20)]), 1, 1000)),
         ("useless", Scenario::new(vec![link(50.0, 10), link(1.0, 600)])),
         ("return, unused", three().at(200, Action::Cut(2)).at(8000, Action::Restore(2))),
         ("return", three().at(6000, Action::Cut(2)).at(10_000, Action::Restore(2))),
@@ -130,6 +164,8 @@ fn main() {
     if trace {
         wanted.remove(0);
     }
+    let without = wanted.iter().position(|word| word.starts_with("without=")).map(|at| wanted.remove(at));
+    let without = without.as_deref().and_then(|word| word.strip_prefix("without=")).unwrap_or("");
     let length =
         Duration::from_secs(std::env::var("SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS));
     println!(
@@ -144,7 +180,7 @@ fn main() {
             (0.0, 0.0, 0.0, 0.0, f64::MAX, Duration::ZERO);
         let mut fair: Vec<Vec<f64>> = Vec::new();
         for seed in SEEDS {
-            let mut scenario = profiles(seed).swap_remove(index).1;
+            let mut scenario = profiles(seed).swap_remove(index).1.without(without);
             if trace && seed == SEEDS.start {
                 scenario.trace_every = Some(Duration::from_millis(100));
             }

@@ -6,7 +6,7 @@
 //!
 //! `--best 0.99` fails unless that share of the lines reaches `--tolerance` (0.97 if not said) of the best link,
 //! `--median 0.92` unless the median line reaches that share of the fluid bound of the near links. Broken invariants
-//! always fail. `sweep replay SEED SECONDS` shows one scenario: its links, the bond every 100 ms, and each link alone.
+//! always fail. `--without guard` switches parts of the machines off, for comparison. `sweep replay SEED SECONDS` shows one scenario: its links, the bond every 100 ms, and each link alone.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use anyhow::{Context, bail};
 use mwb_sim::bond_sim::sweep::Sweep;
 use mwb_sim::bond_sim::{Scenario, SimBond};
 
-const USAGE: &str = "usage: sweep FROM..TO SECONDS [--best SHARE] [--tolerance SHARE] [--median SHARE]
+const USAGE: &str =
+    "usage: sweep FROM..TO SECONDS [--best SHARE] [--tolerance SHARE] [--median SHARE] [--without PARTS]
        sweep replay SEED SECONDS [LINK]";
 
 #[expect(clippy::print_stdout, reason = "a program's answer")]
@@ -30,8 +31,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let seeds = from.parse::<u64>().context(USAGE)?..to.parse().context(USAGE)?;
     let seconds: u64 = seconds.parse().context(USAGE)?;
     let (mut best, mut tolerance, mut median) = (0.0, 0.97, 0.0);
+    let mut without = String::new();
     for pair in options.chunks(2) {
         let [name, value] = pair else { bail!(USAGE) };
+        if name == "--without" {
+            without.clone_from(value);
+            continue;
+        }
         let value: f64 = value.parse().context(USAGE)?;
         match name.as_str() {
             "--best" => best = value,
@@ -40,7 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
             _ => bail!(USAGE),
         }
     }
-    let sweep = Sweep::run(seeds, Duration::from_secs(seconds));
+    let sweep = Sweep::run(seeds, Duration::from_secs(seconds), &without);
     sweep.comparisons.iter().for_each(|line| println!("{line}"));
     let at_best = sweep.share_at_best(tolerance);
     println!(

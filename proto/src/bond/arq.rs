@@ -26,6 +26,8 @@ pub(crate) struct Held {
     pub(crate) ordered: bool,
     pub(crate) class: Class,
     pub(crate) first_sent: Time,
+    /// Where it went first.
+    pub(crate) first_path: PathId,
     pub(crate) last_path: PathId,
     /// How often it was sent.
     pub(crate) sends: u8,
@@ -75,6 +77,7 @@ impl ResendStore {
             ordered: new.ordered,
             class: new.class,
             first_sent: now,
+            first_path: new.path,
             last_path: new.path,
             sends: 1,
             cuts: Vec::new(),

@@ -29,6 +29,8 @@ pub struct SenderConfig {
     /// A path whose delay exceeds the least by more than this carries data only when no other can.
     /// Default 150 ms.
     pub spread_max: Duration,
+    /// Park paths that make the others worse. Default true.
+    pub guard: bool,
     /// Resend lost packets. Default true.
     pub resend: bool,
     /// Age after which a lost packet is given up. Default 600 ms.
@@ -60,6 +62,7 @@ impl Default for SenderConfig {
             ahead: Duration::from_millis(2),
             ahead_sparse: Duration::from_millis(5),
             spread_max: Duration::from_millis(150),
+            guard: true,
             resend: true,
             resend_age_max: Duration::from_millis(600),
             fec: FecConfig::default(),

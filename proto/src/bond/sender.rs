@@ -26,12 +26,16 @@ use crate::wire::v2::DATA_OVERHEAD;
 use crate::wire::{Heartbeat, HeartbeatKind, PathId, SkipRun};
 
 mod feedback;
+mod gain;
+mod guard;
 mod mode;
 mod path;
 mod pump;
 mod random_loss;
 mod repair;
 
+use gain::Gain;
+use guard::Guard;
 use mode::Policy;
 pub use mode::{RoutingMode, UnknownMode};
 pub use path::PathSetup;
@@ -90,6 +94,8 @@ pub struct Sender {
     queue: FlowQueue,
     policy: Policy,
     repair: Repair,
+    gain: Gain,
+    guard: Guard,
     express: VecDeque<Queued>,
     store: ResendStore,
     skips: VecDeque<(SkipRun, u8)>,
@@ -126,6 +132,8 @@ impl Sender {
         Self {
             policy: Policy::new(),
             repair: Repair::new(),
+            gain: Gain::default(),
+            guard: Guard::default(),
             classifier: Classifier::new(config.seed),
             queue,
             express: VecDeque::new(),
@@ -279,6 +287,7 @@ impl Sender {
         self.age_blocks(now);
         self.check_mute(now);
         self.age_states(now);
+        self.weigh_conduct(now);
         self.update_parking();
         self.housekeeping_at = now + if active { HOUSEKEEPING } else { self.config.heartbeat_idle / 4 };
     }
@@ -339,6 +348,7 @@ impl Sender {
             at: now.as_secs_f64(),
             mode: self.config.mode,
             paths: self.paths.iter().map(|p| path_snapshot(p, least, now)).collect(),
+            bond_gain_ratio: self.gain.ratio(),
             queue_bytes: self.queue.bytes(),
             queue_packets: self.queue.packets() + self.express.len(),
             resend_queued: self.store.queued(),
@@ -406,6 +416,7 @@ fn path_snapshot(p: &PathSender, least: f64, now: Time) -> PathSnapshot {
         acked: p.acked,
         spurious: p.spurious,
         suspicions: p.suspicions,
+        guarded: p.conduct.count,
         weight: p.setup.weight,
         datagram_max: p.mtu.current(),
         black_holes: p.black_holes,

@@ -65,6 +65,8 @@ pub struct PathSnapshot {
     pub spurious: u64,
     /// Times the path was suspected.
     pub suspicions: u64,
+    /// Times the guard parked it because it made the others worse.
+    pub guarded: u64,
     /// Configured weight.
     pub weight: u32,
     /// Largest datagram that was seen to pass, bytes of UDP payload.
@@ -95,6 +97,10 @@ pub struct SenderSnapshot {
     pub mode: RoutingMode,
     /// Paths by id.
     pub paths: Vec<PathSnapshot>,
+    /// Packets that arrived, as wire bits, over what the best path delivered while it did not run dry, in the last five
+    /// seconds: above 1 the bond beats its best path. None while nothing is backlogged. That receivers wait for order
+    /// does not show in it.
+    pub bond_gain_ratio: Option<f64>,
     /// Bytes waiting at the ingress.
     pub queue_bytes: usize,
     /// Packets waiting at the ingress.

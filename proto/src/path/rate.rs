@@ -410,10 +410,11 @@ impl RateControl {
     }
 
     /// The path comes back after a real outage: half of what it could do, and feel upwards. What was delivered last says
-    /// little when little was asked for.
+    /// little when little was asked for; a path that was hardly used begins as a cold one does.
     pub fn restart(&mut self, now: Time) {
+        let known = if self.phase == Phase::Startup { self.rate.min(COLD_RATE) } else { RATE_MIN };
         let before = self.capacity().max(self.rate);
-        self.rate = (before / 2.0).clamp(RATE_MIN, self.cap.unwrap_or(f64::INFINITY));
+        self.rate = (before / 2.0).max(known).min(self.cap.unwrap_or(f64::INFINITY));
         self.phase = Phase::Startup;
         self.ramp = RAMP_MIN;
         self.delivered.clear();

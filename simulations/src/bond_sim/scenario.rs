@@ -180,6 +180,18 @@ impl Scenario {
         alone
     }
 
+    /// The same without parts of the machines, for comparison: `guard`, `resend`, any of them separated by commas.
+    pub fn without(mut self, parts: &str) -> Self {
+        for part in parts.split(',') {
+            match part {
+                "guard" => self.sender.guard = false,
+                "resend" => self.sender.resend = false,
+                _ => {}
+            }
+        }
+        self
+    }
+
     /// Mbit/s that TCP would reach over the links one by one, without a tunnel: 1448 of 1500 bytes.
     pub fn raw_mbit(&self, way: Way) -> Vec<f64> {
         let rate = |link: &LinkSpec| match way {

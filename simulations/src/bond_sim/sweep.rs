@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Bound, Scenario, SimBond, SimReport};
+use crate::tcp_model::Transport;
 use crate::wan::Way;
 
 /// One way of one bond.
@@ -23,6 +24,8 @@ pub struct Comparison {
     pub bound: Bound,
     /// 95 % of the echo's round trips are shorter.
     pub echo_p95: Duration,
+    /// The endless connections of this way.
+    pub transports: Vec<Transport>,
 }
 
 impl Comparison {
@@ -42,13 +45,14 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:5.2} of best {:5.2} of sum {:5.2} of bound {:5.2} of all, seed {} {:?}: {:.2} of {:.2?} Mbit/s, echo p95 {:.0?}",
+            "{:5.2} of best {:5.2} of sum {:5.2} of bound {:5.2} of all, seed {} {:?} {:?}: {:.2} of {:.2?} Mbit/s, echo p95 {:.0?}",
             self.of_best(),
             self.got / self.alone.iter().sum::<f64>(),
             self.of_bound(),
             self.got / self.bound.all,
             self.seed,
             self.way,
+            self.transports,
             self.got,
             self.alone,
             self.echo_p95
@@ -66,8 +70,9 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Runs the bonds of these seeds for `length` each, on all cores. The result does not depend on their number.
-    pub fn run(seeds: std::ops::Range<u64>, length: Duration) -> Self {
+    /// Runs the bonds of these seeds for `length` each, on all cores, [`without`](Scenario::without) parts of the
+    /// machines if any are named. The result does not depend on the number of cores.
+    pub fn run(seeds: std::ops::Range<u64>, length: Duration, without: &str) -> Self {
         let next = AtomicU64::new(seeds.start);
         let found = Mutex::new(Self::default());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -79,7 +84,7 @@ impl Sweep {
                         if seed >= seeds.end {
                             return;
                         }
-                        let one = Self::one(seed, length);
+                        let one = Self::one(seed, length, without);
                         let mut all = found.lock().unwrap_or_else(PoisonError::into_inner);
                         all.comparisons.extend(one.comparisons);
                         all.broken.extend(one.broken);
@@ -94,8 +99,8 @@ impl Sweep {
         all
     }
 
-    fn one(seed: u64, length: Duration) -> Self {
-        let scenario = Scenario::random(seed);
+    fn one(seed: u64, length: Duration, without: &str) -> Self {
+        let scenario = Scenario::random(seed).without(without);
         let run = |scenario| SimBond::new(scenario, seed).run(length);
         let bond = run(scenario.clone());
         let mut found = Self::default();
@@ -104,8 +109,9 @@ impl Sweep {
             found.broken.push((seed, "a connection got nowhere".to_owned()));
         }
         // Transfers that end leave nothing to compare.
-        let endless = |way: Way| scenario.flows.iter().any(|flow| flow.way == way && flow.bytes.is_none());
-        let ways: Vec<Way> = [Way::Down, Way::Up].into_iter().filter(|&way| endless(way)).collect();
+        let endless = |way: Way| scenario.flows.iter().filter(move |f| f.way == way && f.bytes.is_none());
+        let ways: Vec<Way> =
+            [Way::Down, Way::Up].into_iter().filter(|&way| endless(way).next().is_some()).collect();
         if ways.is_empty() {
             return found;
         }
@@ -116,6 +122,7 @@ impl Sweep {
             got: bond.way_mbit(way, scenario.warmup),
             alone: alone.iter().map(|report| report.way_mbit(way, scenario.warmup)).collect(),
             bound: scenario.bound_mbit(way, scenario.warmup, length),
+            transports: endless(way).map(|flow| flow.transport).collect(),
             echo_p95: bond.echo.as_ref().map(|echo| echo.p95).unwrap_or_default(),
         }));
         found

@@ -109,6 +109,11 @@ impl Bbr {
         self.cwnd
     }
 
+    /// The round trip of the handshake is believed as any other.
+    pub(super) fn on_handshake(&mut self, rtt: Duration, now: Time) {
+        (self.min_rtt, self.min_rtt_at) = (rtt, now);
+    }
+
     /// Time between two segments; `None` before anything is known.
     pub(super) fn interval(&self, srtt: Option<Duration>) -> Option<Duration> {
         let estimate = self.estimate();

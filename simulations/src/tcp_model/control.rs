@@ -52,6 +52,13 @@ impl Control {
         matches!(self, Self::Cubic(_))
     }
 
+    /// The handshake took `rtt`.
+    pub(super) fn on_handshake(&mut self, rtt: Duration, now: Time) {
+        if let Self::Bbr(bbr) = self {
+            bbr.on_handshake(rtt, now);
+        }
+    }
+
     /// An acknowledgement. `growing`: the window was used, and nothing speaks against more.
     pub(super) fn on_ack(&mut self, sample: RateSample, growing: bool, srtt: Duration, now: Time) {
         match self {

@@ -184,7 +184,9 @@ impl TcpSender {
                 self.state = State::Established;
                 if let Some(at) = self.syn_at.take() {
                     // The timer was set an initial timeout ahead.
-                    self.sample_rtt(now - at.saturating_sub(RTO_INITIAL * (1 << self.backoff)));
+                    let rtt = now - at.saturating_sub(RTO_INITIAL * (1 << self.backoff));
+                    self.sample_rtt(rtt);
+                    self.control.on_handshake(rtt, now);
                 }
                 self.backoff = 0;
                 self.ack_pending = true;

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use crate::bond::arq::Key;
 use crate::bond::sender::mode::RoutingMode;
-use crate::bond::sender::path::{Content, PathSender};
+use crate::bond::sender::path::{Content, OUTER_HEADERS, PathSender};
 use crate::bond::sender::{SKIPS_MAX, Sender, SenderEvent};
 use crate::bond::snapshot::PathState;
 use crate::path::delay::STAMP_UNIT_SECS;
 use crate::path::flight::Resolution;
 use crate::time::Time;
+use crate::wire::v2::DATA_OVERHEAD;
 use crate::wire::{PathId, Report, SkipRun};
 
 /// Lateness after which packets are copied to another path while nothing waits, seconds.
@@ -72,7 +73,10 @@ impl Sender {
             if let Some(milestone) = out.highest {
                 let arrival = clock - f64::from(heard.highest_age) * STAMP_UNIT_SECS;
                 self.owd.units(heard.owd_min);
-                p.on_progress(heard, milestone, arrival, &self.owd, now);
+                let sample = p.on_progress(heard, milestone, arrival, &self.owd, now);
+                if let Some(sample) = sample.filter(|s| !s.app_limited) {
+                    self.gain.on_rate(heard.path, sample.rate, now);
+                }
                 if p.state != PathState::Up && p.on_proof(out.acked_packets, now) {
                     self.events.push_back(SenderEvent::PathState { path: p.id, state: PathState::Up });
                 }
@@ -94,7 +98,14 @@ impl Sender {
                 Content::Data(key) | Content::Copy(key) => {
                     let held = self.store.held_mut(key);
                     let block = held.block.filter(|_| !held.delivered);
-                    held.delivered = true;
+                    let first = !std::mem::replace(&mut held.delivered, true);
+                    if first {
+                        let wire = held.packet.len() + DATA_OVERHEAD + OUTER_HEADERS;
+                        self.gain.on_arrival(wire, now);
+                    }
+                    if matches!(content, Content::Data(_)) {
+                        self.judge_arrival(key, first);
+                    }
                     self.store.release(key);
                     if let Some(block) = block {
                         self.shard_arrived(block, now);
@@ -105,6 +116,9 @@ impl Sender {
                     self.store.part_arrived(key, part, cut);
                     let held = self.store.held(key);
                     let block = held.block.filter(|_| held.delivered && !before);
+                    if held.delivered && !before {
+                        self.gain.on_arrival(held.packet.len() + DATA_OVERHEAD + OUTER_HEADERS, now);
+                    }
                     self.store.release(key);
                     if let Some(block) = block {
                         self.shard_arrived(block, now);
@@ -196,6 +210,7 @@ impl Sender {
     }
 
     fn check_silence(&mut self, report: &Report, now: Time) {
+        self.watch_lateness(now);
         let live = self.paths.iter().filter(|p| p.state == PathState::Up).count();
         let mode = self.config.mode;
         let copies = !mode.keeps_to_path() && mode != RoutingMode::Broadcast;
@@ -327,7 +342,7 @@ impl Sender {
             // A rate that was not used is no more than a guess.
             let known = !p.is_startup() || p.rate.capacity() > CARRIES_ALL * near;
             let worth = if p.parked { WORTH_TAKING } else { WORTH_KEEPING };
-            p.parked = is_far(p) && !(known && p.rate.rate() > worth * near);
+            p.parked = p.conduct.is_parked() || (is_far(p) && !(known && p.rate.rate() > worth * near));
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::bond::arq::Key;
 use crate::bond::batch::{BATCH_BYTES_MAX, BATCH_PACKETS_MAX, TxBatch, TxSegment};
+use crate::bond::sender::guard::Conduct;
 use crate::bond::sender::mode::Load;
 use crate::bond::sender::random_loss::RandomLoss;
 use crate::bond::snapshot::PathState;
@@ -131,6 +132,7 @@ pub(crate) struct PathSender {
     pub(crate) suspicions: u64,
     pub(crate) black_holes: u64,
     pub(crate) random: RandomLoss,
+    pub(super) conduct: Conduct,
     /// Parity datagrams sent.
     pub(crate) parity: u64,
     /// Copies sent at once with the packet on another path.
@@ -178,6 +180,7 @@ impl PathSender {
             suspicions: 0,
             black_holes: 0,
             random: RandomLoss::default(),
+            conduct: Conduct::default(),
             parity: 0,
             duplicates: 0,
             setup,
@@ -363,7 +366,7 @@ impl PathSender {
 
     /// Takes a milestone and the delays of a report. `arrival` is when the highest datagram
     /// arrived, in the receiver's clock (seconds).
-    /// `scale` unwraps delays on the session's common scale.
+    /// `scale` unwraps delays on the session's common scale. Returns a new sample of the delivery rate, if there is one.
     pub(crate) fn on_progress(
         &mut self,
         report: &PathReport,
@@ -371,7 +374,7 @@ impl PathSender {
         arrival: f64,
         scale: &Unwrap,
         now: Time,
-    ) {
+    ) -> Option<RateSample> {
         if self.last_owd.is_none() {
             self.owd = scale.clone();
         }
@@ -394,13 +397,14 @@ impl PathSender {
         }
         let t = now.as_secs_f64();
         if t - self.last_control < CONTROL_EVERY {
-            return;
+            return None;
         }
-        let Some(sample) = self.rate_sample() else { return };
+        let sample = self.rate_sample()?;
         self.last_control = t;
         self.last_sample = Some(sample);
         let packet_bits = self.packet_bits();
         self.rate.on_sample(sample, &mut self.delay, packet_bits, now);
+        Some(sample)
     }
 
     fn rate_sample(&self) -> Option<RateSample> {

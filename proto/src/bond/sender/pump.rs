@@ -387,6 +387,7 @@ impl Sender {
         let new = NewHeld { packet, lane, lane_seq, ordered, class, path, block: None };
         let key = self.store.hold(new, now);
         self.counters.packets_sent += 1;
+        self.paths[i].conduct.on_given();
         self.emit_data(i, key, Flags(0), now);
         self.emit_duplicates(copies, key, now);
         if verdict.ordered && self.config.mode == RoutingMode::Adaptive {

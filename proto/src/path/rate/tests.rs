@@ -202,3 +202,20 @@ fn a_ceiling_of_nothing_still_lets_heartbeats_pass() {
     control.restart(Time::from_millis(5));
     assert!((control.rate() - 64e3).abs() < 1.0, "{}", control.rate());
 }
+
+/// After an outage a path that was never filled begins as a cold one, not at half of what its heartbeats delivered.
+#[test]
+fn a_path_that_was_hardly_used_comes_back_cold() {
+    let mut rate = RateControl::new(None, Time::ZERO);
+    let mut delay = DelayModel::new();
+    for i in 1..100 {
+        let now = Time::from_millis(20 * i);
+        delay.on_sample(now, DelaySample { min: 0.1, mean: 0.1, feedback: 0.2 });
+        rate.on_sample(RateSample { rate: 70e3, app_limited: true }, &mut delay, 12_000.0, now);
+    }
+    rate.restart(Time::from_millis(3000));
+    assert!((rate.rate() - COLD_RATE).abs() < 1.0, "{}", rate.rate());
+    let mut capped = RateControl::new(Some(1e6), Time::ZERO);
+    capped.restart(Time::from_millis(3000));
+    assert!(capped.rate() <= 1e6);
+}
