@@ -176,6 +176,8 @@ impl Grants {
             Phase::Shared { limit, quiet_since } => {
                 let since = quiet_since.unwrap_or(last);
                 let quiet = now - since >= QUIET_FOR;
+                // What the owner wants has changed in its midst: it would prove nothing.
+                self.trial = None;
                 let limit = if quiet { limit.max(TRICKLE as f64) * 2.0 } else { limit };
                 if quiet && limit > self.estimate {
                     (self.hold, self.trial_every) = (HOLD_MIN, TRIAL_EVERY_MIN);
@@ -197,15 +199,16 @@ impl Grants {
         if !self.is_held(now) && own < SQUEEZED * self.own_before && limit > left {
             self.hold(now);
         }
-        if let Some(trial) = self.trial {
-            if now - trial.since < TRIAL_FOR && !self.is_held(now) {
+        let trial = self.trial.take();
+        if let Some(trial) = trial.filter(|_| !self.is_held(now)) {
+            if now - trial.since < TRIAL_FOR {
+                self.trial = Some(trial);
                 return limit;
             }
-            self.trial = None;
             let freed = trial.relayed - relayed;
             if freed > 0.0 && own - trial.own >= TAKEN * freed {
                 self.hold(now);
-            } else if !self.is_held(now) {
+            } else {
                 self.trial_at = now + self.trial_every;
                 self.trial_every = (2 * self.trial_every).min(TRIAL_EVERY_MAX);
                 return trial.limit.max(left);

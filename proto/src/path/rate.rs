@@ -79,7 +79,8 @@ pub struct RateSample {
 /// The rate half of a path's model.
 #[derive(Debug, Clone)]
 pub struct RateControl {
-    phase: Phase,
+    /// Doubling until a queue shows; a contest interrupts that.
+    startup: bool,
     rate: f64,
     cap: Option<f64>,
     delivered: VecDeque<(f64, f64)>,
@@ -102,7 +103,7 @@ impl RateControl {
     pub fn new(cap: Option<f64>, now: Time) -> Self {
         let t = now.as_secs_f64();
         Self {
-            phase: Phase::Startup,
+            startup: true,
             rate: usable(cap).map_or(COLD_RATE, |c| c.min(COLD_RATE)),
             cap: usable(cap),
             delivered: VecDeque::new(),
@@ -139,14 +140,20 @@ impl RateControl {
 
     /// Current phase.
     pub fn phase(&self) -> Phase {
-        self.phase
+        if self.rivalry.is_contest() {
+            Phase::Contest
+        } else if self.startup {
+            Phase::Startup
+        } else {
+            Phase::Steady
+        }
     }
 
     /// Whether the rate still grows fast, or the round trip does because others fill the queue, so that the ingress queue
     /// must be lenient.
     pub fn is_growing(&self) -> bool {
         let capped = self.cap.is_some_and(|cap| self.rate >= cap);
-        let growing = self.phase == Phase::Startup || self.ramp > 0.10;
+        let growing = self.phase() == Phase::Startup || self.ramp > 0.10;
         !capped && (growing || self.rivalry.is_suspicious() || self.rivalry.is_contest())
     }
 
@@ -193,11 +200,10 @@ impl RateControl {
             return bytes + 4.0 * packet;
         }
         let fb = delay.feedback_min();
-        let span = match self.phase {
-            Phase::Startup => 2.0 * fb + 0.010,
-            Phase::Steady | Phase::Contest => {
-                1.25 * fb + 3.0 * self.target(delay, packet_bits, now).max(TARGET_MIN) + 0.015
-            }
+        let span = if self.startup {
+            2.0 * fb + 0.010
+        } else {
+            1.25 * fb + 3.0 * self.target(delay, packet_bits, now).max(TARGET_MIN) + 0.015
         };
         self.capacity().max(self.rate / 2.0) * span / 8.0 + 4.0 * packet
     }
@@ -229,7 +235,7 @@ impl RateControl {
     /// proven it wrong, and held while others fill the queue.
     pub fn on_sample(&mut self, sample: RateSample, delay: &mut DelayModel, packet_bits: f64, now: Time) {
         let t = now.as_secs_f64();
-        if self.phase != Phase::Contest {
+        if !self.is_contest() {
             delay.release(now);
         }
         let c = sample.rate;
@@ -237,7 +243,7 @@ impl RateControl {
         self.note_delivered(t, c);
         if delay.instant() < DRAIN_NEAR {
             self.last_near_base = t;
-        } else if self.phase == Phase::Steady
+        } else if self.phase() == Phase::Steady
             && t - self.last_near_base.max(self.drain_until) > DRAIN_EVERY
             && !sample.app_limited
         {
@@ -246,7 +252,7 @@ impl RateControl {
         let q = delay.queue();
         let target = self.target(delay, packet_bits, now);
         let queued = q > (2.0 * target).max(0.008);
-        match self.phase {
+        match self.phase() {
             Phase::Startup => {
                 self.rivalry.on_startup(self.rate, t);
                 self.startup(c, q, target, delay.instant(), sample.app_limited);
@@ -256,10 +262,11 @@ impl RateControl {
                 if let Some(q) = self.steady(sample, q, target, delay, t) {
                     self.on_stuck(c, q, delay, packet_bits, t);
                 }
-                if self.rivalry.on_alone((sample, self.rate), target, delay, packet_bits, t) {
-                    self.phase = Phase::Contest;
+                self.rivalry.on_alone((sample, self.rate), target, delay, packet_bits, t);
+                // Once the window rules, losses are its own.
+                if !self.is_contest() {
+                    self.heed_loss(sample, queued, delay.feedback(), t);
                 }
-                self.heed_loss(sample, queued, delay.feedback(), t);
             }
             Phase::Contest => self.contest(sample, target, delay, packet_bits, t),
         }
@@ -272,9 +279,7 @@ impl RateControl {
 
     /// Cuts did not drain the queue: the path has become longer, or somebody else fills it.
     fn on_stuck(&mut self, c: f64, q: f64, delay: &mut DelayModel, packet_bits: f64, t: f64) {
-        if self.rivalry.on_stuck((c, self.rate), delay, packet_bits, t) {
-            self.phase = Phase::Contest;
-        } else {
+        if !self.rivalry.on_stuck((c, self.rate), delay, packet_bits, t) {
             delay.rebase(q);
         }
     }
@@ -283,7 +288,7 @@ impl RateControl {
         let (rate, outcome) = self.rivalry.on_contest(s, target, delay, packet_bits, t);
         self.rate = self.policer.ceiling().map_or(rate, |ceiling| rate.min(ceiling));
         if outcome != Outcome::Contest {
-            self.phase = Phase::Steady;
+            self.startup = false;
             self.ramp = RAMP_MIN;
             self.policer.skip(t);
             self.end_cut();
@@ -296,7 +301,7 @@ impl RateControl {
             Advice::None => {}
             Advice::Cut(rate) => {
                 self.rate = rate;
-                self.phase = Phase::Steady;
+                self.startup = false;
                 self.ramp = RAMP_MIN;
                 // What was counted as delivered has partly been lost.
                 self.delivered.clear();
@@ -316,7 +321,7 @@ impl RateControl {
             // An app-limited span says less than the path can do, yet a queue has formed: the
             // best delivered so far is the nearest truth, or half of the guess where next to nothing was sent.
             self.rate = if app_limited { self.capacity().max(c).max(self.rate / 2.0) } else { c };
-            self.phase = Phase::Steady;
+            self.startup = false;
             self.ramp = RAMP_MIN;
         } else {
             self.rate = self.rate.max(2.0 * c);
@@ -412,10 +417,10 @@ impl RateControl {
     /// The path comes back after a real outage: half of what it could do, and feel upwards. What was delivered last says
     /// little when little was asked for; a path that was hardly used begins as a cold one does.
     pub fn restart(&mut self, now: Time) {
-        let known = if self.phase == Phase::Startup { self.rate.min(COLD_RATE) } else { RATE_MIN };
+        let known = if self.startup { self.rate.min(COLD_RATE) } else { RATE_MIN };
         let before = self.capacity().max(self.rate);
         self.rate = (before / 2.0).max(known).min(self.cap.unwrap_or(f64::INFINITY));
-        self.phase = Phase::Startup;
+        self.startup = true;
         self.ramp = RAMP_MIN;
         self.delivered.clear();
         self.rivalry.reset();

@@ -156,8 +156,8 @@ impl Rivalry {
         self.last = t;
     }
 
-    /// Takes a sample of a path on which the delay rules and `rate` is asked for. `target` is zero while draining. True when
-    /// the path starves: that proves a rival as well as two failures to drain do, and the window rules from now on.
+    /// Takes a sample of a path on which the delay rules and `rate` is asked for. `target` is zero while draining. A path
+    /// that starves proves a rival as well as two failures to drain do: then the window rules from now on.
     pub(super) fn on_alone(
         &mut self,
         (s, rate): (RateSample, f64),
@@ -165,9 +165,9 @@ impl Rivalry {
         delay: &mut DelayModel,
         packet_bits: f64,
         t: f64,
-    ) -> bool {
+    ) {
         if self.contest.is_some() {
-            return false;
+            return;
         }
         let dt = (t - self.last).clamp(0.0, 0.1);
         let q = delay.queue();
@@ -201,9 +201,8 @@ impl Rivalry {
             // What the path could do before may be past: no more than what it does now is taken for granted.
             self.held = 0.0;
             self.suspicion.get_or_insert((delay.base(), t));
-            return self.on_stuck((s.rate, rate), delay, packet_bits, t);
+            self.on_stuck((s.rate, rate), delay, packet_bits, t);
         }
-        false
     }
 
     fn note_best(&mut self, c: f64, dt: f64) {

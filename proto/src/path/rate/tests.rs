@@ -219,3 +219,35 @@ fn a_path_that_was_hardly_used_comes_back_cold() {
     capped.restart(Time::from_millis(3000));
     assert!(capped.rate() <= 1e6);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, cases: 128, ..Default::default() })]
+
+    /// Whatever others did to the queue and to the packets: on a path that is ours alone again, it is ours again.
+    #[test]
+    fn after_any_trouble_a_clean_path_is_used(
+        capacity in 5e6..200e6_f64,
+        rtt in 0.005..0.1_f64,
+        trouble in proptest::collection::vec((0.0..0.15_f64, 0.0..0.5_f64, 20..300_usize), 1..12),
+    ) {
+        let mut link = Link::new(capacity, rtt);
+        let packets = |link: &Link| (link.control.rate() * STEP.as_secs_f64() / PACKET_BITS).ceil();
+        for (queue, loss, steps) in trouble {
+            for _ in 0..steps {
+                link.queue = link.queue.max(queue);
+                let sent = packets(&link);
+                let lost = (sent * loss).round();
+                link.control.on_fate((sent - lost) as u64, ((sent - lost) * PACKET_BITS / 8.0) as u64, lost as u64);
+                link.step(1.0, false);
+            }
+        }
+        for _ in 0..18_000 {
+            let sent = packets(&link);
+            link.control.on_fate(sent as u64, (sent * PACKET_BITS / 8.0) as u64, 0);
+            link.step(1.0, false);
+        }
+        let phase = link.control.phase();
+        proptest::prop_assert!(phase == Phase::Steady && link.control.rate() > 0.8 * capacity,
+            "{phase:?} {} of {capacity}", link.control.rate());
+    }
+}
