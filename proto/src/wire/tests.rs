@@ -477,7 +477,7 @@ fn refusals_of_each_decoder() {
     packet[0] = 2;
     assert_eq!(decode(&packet), Err(Refusal::BadVersion));
     packet[0] = 1;
-    packet[1] = 7;
+    packet[1] = 8;
     let crc = {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&packet[..34]);

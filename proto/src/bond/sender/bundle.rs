@@ -10,6 +10,7 @@
 
 use crate::bond::arq::{Held, Key};
 use crate::bond::batch::BATCH_BYTES_MAX;
+use crate::bond::classify::Verdict;
 use crate::bond::sender::path::{Content, PathSender};
 use crate::time::Time;
 use crate::wire::v2::{CLEAR_LEN, Class, Clear, Flags, FrameType, TAG_LEN};
@@ -32,6 +33,12 @@ pub(super) struct OpenDatagram {
     packets: usize,
     /// Longest that it may become.
     len_max: usize,
+}
+
+impl OpenDatagram {
+    fn is_for(&self, flags: Flags, class: Class, now: Time) -> bool {
+        self.at == now && self.flags == flags && self.class == class
+    }
 }
 
 /// A packet that may share a datagram with others.
@@ -91,13 +98,25 @@ impl PathSender {
         self.open = Some(open);
     }
 
+    /// Whether a packet that is sent for the first time would join the newest datagram.
+    pub(super) fn takes_along(&self, packet: &[u8], verdict: &Verdict, now: Time) -> bool {
+        let Some(open) = self.open.filter(|open| open.is_for(Flags::NONE, verdict.class, now)) else {
+            return false;
+        };
+        let last = self.batch.segments.last().filter(|last| last.path_seq == open.path_seq);
+        let added = Bundle::GROWTH + Bundled::LEN + packet.len();
+        packet.len() <= SHARED_LEN_MAX
+            && open.packets < Bundle::PACKETS_MAX
+            && last.is_some_and(|last| usize::from(last.len) + added <= open.len_max)
+    }
+
     /// Puts a packet into the newest datagram; false when it cannot join that one, and nothing has changed.
     pub(super) fn join(&mut self, key: Key, small: &Small<'_>, now: Time) -> bool {
-        let fits =
-            |open: &OpenDatagram| open.at == now && open.flags == small.flags && open.class == small.class;
         let hasty = self.bytes_in(HASTY_SECS);
         let receiver = self.setup.receiver;
-        let Some(open) = self.open.as_mut().filter(|open| fits(open)) else { return false };
+        let Some(open) = self.open.as_mut().filter(|open| open.is_for(small.flags, small.class, now)) else {
+            return false;
+        };
         let (path_seq, lone) = (open.path_seq, open.packets == 1);
         // A batch that was handed out took the datagram along; another frame may have followed it.
         let Some(last) = self.batch.segments.last_mut().filter(|last| last.path_seq == path_seq) else {

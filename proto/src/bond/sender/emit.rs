@@ -82,7 +82,9 @@ impl Sender {
     fn emit_packed(&mut self, i: usize, key: Key, flags: Flags, now: Time) {
         let small = Small::new(self.store.held(key), flags);
         let p = &mut self.paths[i];
-        let Some(small) = small.filter(|_| self.config.bundles && p.setup.bundles) else {
+        // Where packets are lost at random, one loss is not to cost several.
+        let shares = self.config.bundles && p.setup.bundles && !p.random.is_lossy();
+        let Some(small) = small.filter(|_| shares) else {
             return self.emit_data(i, key, flags, now);
         };
         if p.join(key, &small, now) {

@@ -197,9 +197,13 @@ impl Sender {
     }
 
     fn pump_express(&mut self, now: Time) -> bool {
+        let mut last: Option<usize> = None;
         while let Some(head) = self.express.front() {
             let bytes = head.packet.len() + DATA_OVERHEAD + OUTER_HEADERS;
-            let Some(i) = self.express_path(bytes, now) else { return false };
+            // When no wire is free any more, what waits goes along with the one before it, at half the price.
+            let along = || last.filter(|&i| self.paths[i].takes_along(&head.packet, &head.verdict, now));
+            let Some(i) = self.express_path(bytes, now).or_else(along) else { return false };
+            last = Some(i);
             if let Some(queued) = self.express.pop_front() {
                 self.emit_first(i, queued.packet, queued.verdict, now);
             }
