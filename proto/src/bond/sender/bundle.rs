@@ -2,7 +2,10 @@
 //!
 //! Nothing waits for company. The scheduler places packets one by one as ever; one that was placed on the path of the one
 //! before it joins that one's datagram while it has not been handed out. So a packet leaves no later than it would in a
-//! datagram of its own, and in the same order.
+//! datagram of its own, and in the same order. What goes first and waits because no wire is free (acknowledgements on a thin
+//! uplink) goes along with the one that may leave.
+//!
+//! On a path that loses packets at random they travel alone: one loss would cost several.
 //!
 //! A datagram arrives as a whole, though: its first packet comes when its last does. Hence it takes no more of its path's
 //! time than [`SHARED_SECS`], and [`HASTY_SECS`] more once it has a packet that is not TCP: a train of acknowledgements
