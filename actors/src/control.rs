@@ -219,7 +219,7 @@ impl ControlStream {
 pub(crate) fn hello(name: &str, instance: u64, access: &Access) -> Hello {
     Hello {
         versions: VERSIONS.to_vec(),
-        capabilities: 0,
+        capabilities: Hello::BUNDLES,
         name: name.to_owned(),
         node_instance: instance,
         record: access.own_record(),

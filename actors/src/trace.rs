@@ -172,8 +172,14 @@ mod tests {
         let now = Time::from_millis(1_500);
         let mut sender = Sender::new(SenderConfig::default(), 0, BufPool::new(2048, 4), now);
         for path in [3, 7] {
-            let setup =
-                PathSetup { receiver: 1, first_path_seq: 1, datagram_max: 1472, rate_max: None, weight: 10 };
+            let setup = PathSetup {
+                receiver: 1,
+                first_path_seq: 1,
+                datagram_max: 1472,
+                rate_max: None,
+                weight: 10,
+                bundles: true,
+            };
             sender.add_path(PathId(path), setup, now);
         }
         let text = lines("exit1", &sender.snapshot(now));

@@ -4,6 +4,7 @@
 //! flow goes through the bond, with a slow UDP echo beside it. What is compared was measured minutes apart on
 //! the same machine. Bytes per link come from the emulator, goodput from the receiving program.
 
+mod control_bytes;
 mod cpu;
 mod flood;
 mod idle;

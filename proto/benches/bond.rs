@@ -52,8 +52,14 @@ fn sender(c: &mut Criterion) {
         let mut now = Time::from_millis(1);
         let mut sender = Sender::new(SenderConfig::default(), 0, pool.clone(), now);
         for i in 0..paths {
-            let setup =
-                PathSetup { receiver: 1, first_path_seq: 0, datagram_max: 1472, rate_max: None, weight: 1 };
+            let setup = PathSetup {
+                receiver: 1,
+                first_path_seq: 0,
+                datagram_max: 1472,
+                rate_max: None,
+                weight: 1,
+                bundles: true,
+            };
             sender.add_path(PathId(i), setup, now);
         }
         let mut highest = vec![0u64; usize::from(paths)];

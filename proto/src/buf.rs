@@ -96,6 +96,18 @@ impl PacketBuf {
         true
     }
 
+    /// A part of the packet in a buffer of its own, from the same pool.
+    ///
+    /// # Panics
+    /// When the part lies outside of the packet.
+    pub fn copy_of(&self, part: Range<usize>) -> Self {
+        let pool = BufPool { inner: Arc::clone(&self.pool) };
+        let mut copy = pool.take();
+        let fits = copy.extend_from_slice(&self[part]);
+        debug_assert!(fits, "all buffers of a pool are equally long");
+        copy
+    }
+
     /// Drops the first `len` bytes of the packet, without moving the others. They are lost as room until
     /// [`set_len`](Self::set_len).
     ///
@@ -199,6 +211,17 @@ mod tests {
         assert!(buf.is_empty());
         buf.set_len(8);
         assert_eq!(&*buf, b"12345678");
+    }
+
+    #[test]
+    fn a_part_is_copied_into_a_buffer_of_the_same_pool() {
+        let pool = BufPool::new(8, 4);
+        let buf = pool.copy_from(b"12345678").expect("fits");
+        let part = buf.copy_of(2..5);
+        assert_eq!((&*part, part.capacity()), (&b"345"[..], 8));
+        drop(buf);
+        drop(part);
+        assert_eq!(idle(&pool), 2);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! bounds of the frame at hand allow, and no bytes can make it panic. `proto/README.md` draws every
 //! frame.
 
+mod bundle;
 mod fragment;
 mod heartbeat;
 mod parity;
@@ -22,6 +23,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use bundle::{Bundle, Bundled};
 pub use fragment::Fragment;
 pub use heartbeat::{Heartbeat, HeartbeatKind};
 pub use parity::{LANE_PROTECTED, PROTECTED_LANES, Parity, protected_index, protected_lane};

@@ -123,8 +123,14 @@ fn run(links: &[Link], secs: f64, seed: u64) -> Outcome {
     let mut pipes: Vec<Pipe> = links.iter().map(|l| Pipe { link: l.clone(), free_at: now }).collect();
     let mut pipes_back: Vec<Pipe> = links.iter().map(|l| Pipe { link: l.clone(), free_at: now }).collect();
     for i in 0..links.len() {
-        let setup =
-            PathSetup { receiver: 7, first_path_seq: 5, datagram_max: 1472, rate_max: None, weight: 1 };
+        let setup = PathSetup {
+            receiver: 7,
+            first_path_seq: 5,
+            datagram_max: 1472,
+            rate_max: None,
+            weight: 1,
+            bundles: true,
+        };
         sender.add_path(PathId(i as u8), setup.clone(), now);
         back.add_path(PathId(i as u8), setup, now);
     }

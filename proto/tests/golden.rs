@@ -10,7 +10,8 @@ use mwb_proto::time::Stamp;
 use mwb_proto::wire::v1::V1Header;
 use mwb_proto::wire::v2::{CLEAR_LEN, Class, Clear, DataHeader, Flags, FrameType, TAG_LEN};
 use mwb_proto::wire::{
-    Fragment, Heartbeat, HeartbeatKind, MissingRange, PathId, PathReport, Report, Skip, SkipRun,
+    Bundle, Bundled, Fragment, Heartbeat, HeartbeatKind, MissingRange, PathId, PathReport, Report, Skip,
+    SkipRun,
 };
 
 /// A v1 packet with the payload `mwb`.
@@ -47,6 +48,21 @@ const DATA_BODY: [u8; 23] = [
     0x07, // incarnation
     0x02, // prev_path
     0x45, 0x69, 0x6e, 0x6e, 0x65, 0x72, 0x20, 0x70, 0x61, 0x63, 0x6b, 0x65, 0x74, // inner packet
+];
+
+/// The body of a bundle of two packets; the second's lane is not put in order.
+#[rustfmt::skip]
+const BUNDLE_BODY: [u8; 34] = [
+    0x0a, 0x0b, 0x0c, // sent
+    0x07, // incarnation
+    0x12, 0x34, // lane
+    0x56, 0x78, 0x9a, // lane sequence
+    0x00, 0x0d, // length
+    0x45, 0x69, 0x6e, 0x6e, 0x65, 0x72, 0x20, 0x70, 0x61, 0x63, 0x6b, 0x65, 0x74, // inner packet
+    0xff, 0xff, // lane
+    0x00, 0x00, 0x09, // lane sequence
+    0x00, 0x03, // length
+    0x6d, 0x77, 0x62, // inner packet
 ];
 
 /// A ping.
@@ -306,6 +322,21 @@ fn heartbeats() {
         assert_eq!(encoded(|out| heartbeat.encode_into(out)), bytes);
         assert_eq!(Heartbeat::decode(&bytes), Ok(heartbeat));
     }
+}
+
+#[test]
+fn bundle_body() {
+    // It begins as the data frame of its first packet.
+    let mut out = DATA_BODY.to_vec();
+    Bundle::begin(&mut out, 0);
+    Bundle::push(&mut out, 0xffff, 9, b"mwb");
+    assert_eq!(out, BUNDLE_BODY);
+    let bundle = Bundle::decode(&BUNDLE_BODY).expect("ours");
+    assert_eq!((bundle.sent, bundle.incarnation, bundle.packets()), (Stamp::new(0x0a_0b0c), 7, 2));
+    let packets: Vec<_> = bundle.iter().collect();
+    let first = Bundled { lane: 0x1234, lane_seq: 0x56_789a, len: 13 };
+    let second = Bundled { lane: 0xffff, lane_seq: 9, len: 3 };
+    assert_eq!(packets, [(first, 11..24), (second, 31..34)]);
 }
 
 #[test]

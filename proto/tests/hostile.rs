@@ -82,7 +82,7 @@ proptest! {
         let pool = BufPool::new(2048, 64);
         let mut now = Time::from_millis(10);
         let mut sender = Sender::new(SenderConfig::default(), 0, pool.clone(), now);
-        let setup = PathSetup { receiver: 1, first_path_seq: 0, datagram_max: 1472, rate_max: None, weight: 1 };
+        let setup = PathSetup { receiver: 1, first_path_seq: 0, datagram_max: 1472, rate_max: None, weight: 1, bundles: true };
         sender.add_path(PathId(0), setup.clone(), now);
         sender.add_path(PathId(1), setup.clone(), now);
         let mut batch = TxBatch::new();
@@ -127,7 +127,7 @@ proptest! {
     #[test]
     fn the_receiver_survives_any_bodies(
         items in prop::collection::vec(
-            (0u8..40, any::<u64>(), 0u8..7, prop::collection::vec(any::<u8>(), 0..80), 0u32..50_000), 1..200),
+            (0u8..40, any::<u64>(), 0u8..8, prop::collection::vec(any::<u8>(), 0..80), 0u32..50_000), 1..200),
     ) {
         let pool = BufPool::new(2048, 64);
         let mut now = Time::from_millis(10);
@@ -135,7 +135,7 @@ proptest! {
         let mut receiver = Receiver::new(config, now);
         let mut body = Vec::new();
         let frames = [FrameType::Data, FrameType::Ack, FrameType::Heartbeat, FrameType::Control,
-            FrameType::Multicast, FrameType::Fec, FrameType::Skip];
+            FrameType::Multicast, FrameType::Fec, FrameType::Skip, FrameType::Bundle];
         for (path, seq, frame, plain, micros) in items {
             now += Duration::from_micros(u64::from(micros));
             let item = RxItem {

@@ -104,6 +104,7 @@ impl World {
                 datagram_max: 1472,
                 rate_max: None,
                 weight: link.weight,
+                bundles: true,
             };
             sender.add_path(PathId(i as u8), setup.clone(), now);
             back.add_path(PathId(i as u8), setup, now);

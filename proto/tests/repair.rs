@@ -13,7 +13,14 @@ use mwb_proto::wire::v2::{CLEAR_LEN, Clear, FrameType, TAG_LEN};
 use mwb_proto::wire::{Parity, PathId};
 
 fn setup(path: u8, datagram_max: usize) -> PathSetup {
-    PathSetup { receiver: u32::from(path), first_path_seq: 1, datagram_max, rate_max: None, weight: 1 }
+    PathSetup {
+        receiver: u32::from(path),
+        first_path_seq: 1,
+        datagram_max,
+        rate_max: None,
+        weight: 1,
+        bundles: true,
+    }
 }
 
 fn udp(len: usize) -> Vec<u8> {

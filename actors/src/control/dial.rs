@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mwb_proto::control::{Message, PathAccept, PathJoin};
+use mwb_proto::control::{Hello, Message, PathAccept, PathJoin};
 use mwb_proto::mesh::Roles;
 use mwb_proto::seal::{self, Opener, Sealer, Suite};
 use quinn::ClientConfig;
@@ -250,17 +250,18 @@ async fn join(peer: &ExitPeer, slot: &Slot, old: Option<&HeldPath>) -> Result<()
     let mut stream = ControlStream::new(connection.open_bi().await?);
     stream.trust();
     stream.send(&Message::Hello(hello(&peer.node_name, peer.instance, &peer.access))).await?;
-    match stream.next().await {
+    let bundles = match stream.next().await {
         Ok(Message::HelloAck(hello)) => {
             let exit = admit(&peer.access, &connection, &hello)?;
             if !exit.roles.contains(Roles::EXIT) {
                 return Err(JoinError::Role(Roles::EXIT));
             }
+            hello.can(Hello::BUNDLES)
         }
         Ok(other) => return Err(JoinError::Unexpected(other.kind())),
         // The reason for which the exit closed the connection says more than the broken stream.
         Err(error) => return Err(connection.close_reason().map_or(error, JoinError::Connection)),
-    }
+    };
     // From here on the exit takes the new path for the only one: there is no way back.
     if old.is_some_and(|held| {
         held.connection.close_reason().is_none() && held.silence() < SILENCE_MAX && !peer.is_old(held)
@@ -291,7 +292,7 @@ async fn join(peer: &ExitPeer, slot: &Slot, old: Option<&HeldPath>) -> Result<()
         }
     };
     let path = match joined.await {
-        Ok(accept) => path(peer, slot, &connection, receiver, &nonce, &accept),
+        Ok(accept) => path(peer, slot, &connection, (receiver, bundles), &nonce, &accept),
         Err(error) => Err(error),
     };
     let path = path.inspect_err(|_error| peer.table.remove(receiver))?;
@@ -321,7 +322,7 @@ fn path(
     peer: &ExitPeer,
     slot: &Slot,
     connection: &quinn::Connection,
-    receiver: u32,
+    (receiver, bundles): (u32, bool),
     nonce: &[u8; 16],
     accept: &PathAccept,
 ) -> Result<Arc<PathEndpoint>, JoinError> {
@@ -350,6 +351,7 @@ fn path(
         datagram_max: super::held::datagram_max(mtu),
         rate_max: slot.link.spec().rate_max,
         weight: slot.link.spec().weight,
+        bundles,
     };
     let (sealer, opener) = (Sealer::new(secrets.tx, suite), Opener::new(secrets.rx, suite));
     Ok(PathEndpoint::new(plan, &peer.session, &slot.link, sealer, opener, clock::now()))

@@ -45,8 +45,9 @@ pub(super) async fn enter(exit: &Arc<Exit>, connection: Connection, link: &Arc<L
             tracing::info!(%remote, node = %node, name = admitted.name, %error, "a member is sent away");
             send_away(&connection, CloseCode::Stranger, "this member may not use exits").await;
         }
-        Ok(Guest::Peer(admitted, _, stream)) => {
-            exit.connected(node, admitted, Arrival { connection, link: Arc::clone(link), stream });
+        Ok(Guest::Peer(admitted, greeting, stream)) => {
+            let (link, bundles) = (Arc::clone(link), greeting.can(Hello::BUNDLES));
+            exit.connected(node, admitted, Arrival { connection, link, bundles, stream });
         }
         Ok(Guest::Joined) => {}
         Err(error) => refuse(&connection, node, &error).await,

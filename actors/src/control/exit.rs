@@ -88,6 +88,8 @@ pub struct Arrival {
     pub(crate) connection: Connection,
     /// The link that it came over.
     pub(crate) link: Arc<Link>,
+    /// Whether its hello says that it opens bundles.
+    pub(crate) bundles: bool,
     /// Its first stream, with the hello taken.
     pub(crate) stream: ControlStream,
 }
@@ -225,7 +227,7 @@ impl Exit {
         &self,
         peer: &Arc<EdgePeer>,
         connection: &Connection,
-        link: &Arc<Link>,
+        (link, bundles): (&Arc<Link>, bool),
         join: &PathJoin,
     ) -> Result<(PathAccept, Arc<PathEndpoint>), PathRefuse> {
         let refuse = |reason, text: &str| PathRefuse { reason, text: text.to_owned() };
@@ -248,6 +250,7 @@ impl Exit {
             datagram_max: datagram_max(self.parts.mtu),
             rate_max: None,
             weight: link.spec().weight,
+            bundles,
         };
         let (sealer, opener) = (Sealer::new(secrets.tx, suite), Opener::new(secrets.rx, suite));
         let receiver = plan.local_receiver;

@@ -139,14 +139,14 @@ async fn join(exit: Arc<Exit>, peer: Arc<EdgePeer>, arrival: Arrival) {
 
 /// Answers the hello and lets the path join, on the connection's first stream.
 async fn serve(exit: &Exit, peer: &Arc<EdgePeer>, arrival: Arrival) -> Result<(), JoinError> {
-    let Arrival { connection, link, mut stream } = arrival;
+    let Arrival { connection, link, bundles, mut stream } = arrival;
     stream.trust();
     stream.send(&Message::HelloAck(hello(&exit.node_name, exit.instance, exit.access()))).await?;
     let join = match stream.next().await? {
         Message::PathJoin(join) => join,
         other => return Err(JoinError::Unexpected(other.kind())),
     };
-    match exit.join(peer, &connection, &link, &join) {
+    match exit.join(peer, &connection, (&link, bundles), &join) {
         Ok((accept, endpoint)) => {
             // Installed before the edge knows: its first datagram finds the path.
             let remote = endpoint.remote();

@@ -45,6 +45,8 @@ pub struct PathPlan {
     pub rate_max: Option<u64>,
     /// Weight for the weighted modes.
     pub weight: u32,
+    /// Whether the peer opens bundles.
+    pub bundles: bool,
 }
 
 struct Remote {
@@ -143,6 +145,7 @@ impl PathEndpoint {
             datagram_max: self.plan.datagram_max,
             rate_max: self.rate_max(),
             weight: self.plan.weight,
+            bundles: self.plan.bundles,
         }
     }
 

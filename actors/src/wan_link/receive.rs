@@ -267,6 +267,7 @@ impl Intake {
             }
             FrameType::Heartbeat => note_pong(path, &body, envelope),
             FrameType::Data
+            | FrameType::Bundle
             | FrameType::Control
             | FrameType::Multicast
             | FrameType::Fec

@@ -106,6 +106,7 @@ async fn pair() -> Pair {
             datagram_max: 1472,
             rate_max: None,
             weight: 10,
+            bundles: true,
         };
         let suite = Suite::preferred();
         let (sealer, opener) = (Sealer::new(secrets.tx, suite), Opener::new(secrets.rx, suite));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mwb_sim::traffic::{EchoSpec, udp_echo};
 
+use super::control_bytes::Reading;
 use super::report::{Echo, LinkBytes, Reference, Run, sum};
 use super::stage::Stage;
 use super::ways::Ways;
@@ -37,10 +38,15 @@ pub(super) fn run(stage: &Stage<'_>) -> anyhow::Result<Run> {
 
     let control = &stage.settings().congestion_control;
     let spec = stage.flow(stage.settings().length);
-    let bond = Ways::try_of(|way| {
+    let both = Ways::try_of(|way| {
         let title = format!("bond, {} ({control})", way.name());
-        stage.measured(&title, &edge, &spec, way, Some(&stage.echo()))
+        let before = Reading::of(&mesh, &edge)?;
+        let run = stage.measured(&title, &edge, &spec, way, Some(&stage.echo()))?;
+        let control = Reading::of(&mesh, &edge)?.since(&before, run.result.total_bytes);
+        anyhow::Ok((run, control))
     })?;
+    let control = both.map(|run| run.1);
+    let bond = Ways { download: both.download.0, upload: both.upload.0 };
     let spread = stage.settings().mode.map(|_| spread(stage)).transpose()?;
     let emulator = stage.health()?;
     mesh.stop()?;
@@ -64,6 +70,7 @@ pub(super) fn run(stage: &Stage<'_>) -> anyhow::Result<Run> {
             })
             .collect(),
         spread,
+        control,
         wire_overhead,
         emulator,
         bond: bond.map(|run| run.transfer()),

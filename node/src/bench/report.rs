@@ -6,6 +6,7 @@ use mwb_proto::bond::RoutingMode;
 use mwb_sim::traffic::EchoResult;
 use serde::Serialize;
 
+use super::control_bytes::{self, ControlBytes};
 use super::mptcp::{Mptcp, MptcpFlows};
 use super::profile::Profile;
 use super::timeline::Timeline;
@@ -220,6 +221,8 @@ pub(super) struct Run {
     pub(super) link_bytes: Vec<LinkBytes>,
     /// The same while an echo of 70 % of the links' sum runs in four flows; measured when a mode was asked for.
     pub(super) spread: Option<Vec<LinkBytes>>,
+    /// What reports and heartbeats took meanwhile.
+    pub(super) control: Ways<ControlBytes>,
     /// IP payload of the outer packet less the UDP header less the inner packet, for a lone inner packet.
     pub(super) wire_overhead: Overhead,
     /// How well the emulator kept time.
@@ -332,6 +335,7 @@ impl Measured for Run {
         pause_row(out, bond.map(|transfer| transfer.longest_pause_ms))?;
         row(out, "TCP retransmits", bond.map(|transfer| transfer.retransmits))?;
         wire_rows(out, bond.map(|transfer| transfer.wire))?;
+        control_bytes::write(out, self.control)?;
         write_shares(out, "carried by", &self.link_bytes)?;
         if let Some(spread) = &self.spread {
             write_shares(out, "of UDP at 70 %, by", spread)?;
@@ -366,6 +370,9 @@ impl Measured for Run {
         figures.extend(both("UDP echo p95, ms", self.echo_loaded.map(|echo| echo.p95_ms)));
         figures.extend(both("headers and repeats, %", self.bond.clone().map(|t| t.wire.along_percent)));
         figures.extend(both("the other way, %", self.bond.clone().map(|t| t.wire.against_percent)));
+        figures.extend(both("reports and heartbeats, %", self.control.map(|control| control.percent)));
+        figures
+            .extend(both("reports and heartbeats up, kbit/s", self.control.map(|control| control.up_kbit)));
         for MptcpFlows { congestion_control, ratio, .. } in &self.mptcp.flows {
             figures.extend(both(&format!("kernel MPTCP ({congestion_control}) / sum"), *ratio));
         }

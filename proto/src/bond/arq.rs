@@ -24,6 +24,8 @@ pub(crate) struct Held {
     pub(crate) lane: u16,
     pub(crate) lane_seq: u32,
     pub(crate) ordered: bool,
+    /// Not TCP.
+    pub(crate) datagram: bool,
     pub(crate) class: Class,
     pub(crate) first_sent: Time,
     /// Where it went first.
@@ -61,6 +63,7 @@ pub(crate) struct NewHeld {
     pub(crate) lane: u16,
     pub(crate) lane_seq: u32,
     pub(crate) ordered: bool,
+    pub(crate) datagram: bool,
     pub(crate) class: Class,
     pub(crate) path: PathId,
     pub(crate) block: Option<u64>,
@@ -75,6 +78,7 @@ impl ResendStore {
             lane: new.lane,
             lane_seq: new.lane_seq,
             ordered: new.ordered,
+            datagram: new.datagram,
             class: new.class,
             first_sent: now,
             first_path: new.path,
@@ -210,6 +214,7 @@ mod tests {
             lane: 1,
             lane_seq: 2,
             ordered: true,
+            datagram: false,
             class: Class::BestEffort,
             path: PathId(0),
             block: None,

@@ -31,6 +31,8 @@ pub struct SenderConfig {
     pub spread_max: Duration,
     /// Park paths that make the others worse. Default true.
     pub guard: bool,
+    /// Let small packets that leave together share a datagram, where the peer opens such. Default true.
+    pub bundles: bool,
     /// Resend lost packets. Default true.
     pub resend: bool,
     /// Age after which a lost packet is given up. Default 600 ms.
@@ -63,6 +65,7 @@ impl Default for SenderConfig {
             ahead_sparse: Duration::from_millis(5),
             spread_max: Duration::from_millis(150),
             guard: true,
+            bundles: true,
             resend: true,
             resend_age_max: Duration::from_millis(600),
             fec: FecConfig::default(),

@@ -12,7 +12,9 @@ use crate::fec::{Decoded, Decoder, FecJob};
 use crate::path::delay::Unwrap;
 use crate::time::{Stamp, Time};
 use crate::wire::v2::{DATA_LEN, DataHeader, Flags, FrameType};
-use crate::wire::{Fragment, Heartbeat, HeartbeatKind, PathId, Refusal, Report, Skip, protected_index};
+use crate::wire::{
+    Bundle, Bundled, Fragment, Heartbeat, HeartbeatKind, PathId, Refusal, Report, Skip, protected_index,
+};
 
 mod reassembly;
 mod reception;
@@ -153,6 +155,11 @@ impl Receiver {
                 plain.advance(DATA_LEN);
                 self.handle_packet(header, plain, now);
             }
+            FrameType::Bundle => {
+                self.last_arrival = Some(now);
+                self.reorder.note_delay(item.path, delay, now);
+                self.handle_bundle(item.plain, now)?;
+            }
             FrameType::Heartbeat => {
                 self.reorder.note_delay(item.path, delay, now);
                 let beat = Heartbeat::decode(&item.plain)?;
@@ -176,6 +183,29 @@ impl Receiver {
                 self.decoder.handle_parity(&item.plain, now)?;
             }
             FrameType::Ack | FrameType::Control | FrameType::Multicast => {}
+        }
+        Ok(())
+    }
+
+    /// Takes each packet of a bundle as if it had come alone. The last keeps the buffer.
+    fn handle_bundle(&mut self, mut plain: PacketBuf, now: Time) -> Result<(), Refusal> {
+        let bundle = Bundle::decode(&plain)?;
+        let (sent, incarnation, last) = (bundle.sent, bundle.incarnation, bundle.packets() - 1);
+        self.packets_heard += bundle.packets() as u32;
+        let header = |packet: &Bundled| DataHeader {
+            sent,
+            lane: packet.lane,
+            lane_seq: packet.lane_seq,
+            incarnation,
+            prev_path: 0,
+        };
+        for (packet, range) in bundle.iter().take(last) {
+            self.handle_packet(header(&packet), plain.copy_of(range), now);
+        }
+        let newest = bundle.iter().nth(last);
+        if let Some((packet, range)) = newest {
+            plain.advance(range.start);
+            self.handle_packet(header(&packet), plain, now);
         }
         Ok(())
     }

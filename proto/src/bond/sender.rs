@@ -25,6 +25,8 @@ use crate::time::{Stamp, Time};
 use crate::wire::v2::DATA_OVERHEAD;
 use crate::wire::{Heartbeat, HeartbeatKind, PathId, SkipRun};
 
+mod bundle;
+mod emit;
 mod feedback;
 mod gain;
 mod guard;
@@ -81,6 +83,7 @@ struct Counters {
     copied: u64,
     broadcast: u64,
     fragments: u64,
+    bundled: u64,
     given_up: u64,
     dropped_invalid: u64,
     reports: u64,
@@ -359,6 +362,7 @@ impl Sender {
             copied: self.counters.copied,
             broadcast: self.counters.broadcast,
             fragments: self.counters.fragments,
+            bundled: self.counters.bundled,
             packet_max: self.packet_max(),
             protected: self.repair.counters.protected,
             parity_sent: self.repair.counters.parity_sent,
@@ -412,6 +416,8 @@ fn path_snapshot(p: &PathSender, least: f64, now: Time) -> PathSnapshot {
         in_flight: p.flight.bytes(),
         in_flight_max: p.rate.in_flight_max(&p.delay, p.packet_bits(), now) as u64,
         sent_bytes: p.flight.cumulative(),
+        report_bytes: p.report_bytes,
+        heartbeat_bytes: p.heartbeat_bytes,
         lost: p.lost,
         acked: p.acked,
         spurious: p.spurious,

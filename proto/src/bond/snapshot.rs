@@ -57,6 +57,12 @@ pub struct PathSnapshot {
     pub in_flight_max: u64,
     /// Wire bytes sent.
     pub sent_bytes: u64,
+    /// Of these, bytes of reports.
+    #[serde(default)]
+    pub report_bytes: u64,
+    /// Of these, bytes of heartbeats and of probes of the path's largest datagram.
+    #[serde(default)]
+    pub heartbeat_bytes: u64,
     /// Datagrams lost.
     pub lost: u64,
     /// Datagrams known to have arrived.
@@ -121,6 +127,9 @@ pub struct SenderSnapshot {
     pub broadcast: u64,
     /// Datagrams that carried a part of a packet too long for their path.
     pub fragments: u64,
+    /// Packets that went along in the datagram of another one that left at the same moment.
+    #[serde(default)]
+    pub bundled: u64,
     /// Largest inner packet that crosses every live path in one datagram, bytes; 0 without a path.
     pub packet_max: usize,
     /// Packets sent in blocks with parity.

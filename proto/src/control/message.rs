@@ -95,7 +95,7 @@ impl Message {
 pub struct Hello {
     /// Data-plane versions that the node speaks, best first; at most 16.
     pub versions: Vec<u16>,
-    /// Bits of optional features; unknown bits are ignored.
+    /// Bits of optional features, of which [`BUNDLES`](Self::BUNDLES) is one; unknown bits are ignored.
     pub capabilities: u64,
     /// The node's name, for people; at most [`NAME_MAX`] bytes.
     pub name: String,
@@ -331,6 +331,16 @@ pub(super) fn cut_text(text: &mut String, max: usize) {
         *text = text.replace(char::is_control, " ");
         let end = (0..=max.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.truncate(end);
+    }
+}
+
+impl Hello {
+    /// The capability to open [bundles](crate::wire::Bundle): who has not announced it is sent none.
+    pub const BUNDLES: u64 = 1;
+
+    /// Whether the node has announced all of these capabilities.
+    pub fn can(&self, capabilities: u64) -> bool {
+        self.capabilities & capabilities == capabilities
     }
 }
 

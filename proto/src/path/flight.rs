@@ -44,7 +44,7 @@ pub struct Sent<T> {
     pub cumulative: u64,
     /// How often the path had run dry, with nothing to send, before this datagram or an earlier one.
     pub gaps: u32,
-    /// What it carried.
+    /// What it carried; the default once that has been told.
     pub content: T,
     fate: Fate,
 }
@@ -144,7 +144,7 @@ pub struct Flight<T> {
     large: u32,
 }
 
-impl<T: Clone> Flight<T> {
+impl<T: Default> Flight<T> {
     /// An empty ring whose first datagram will be `first`.
     pub fn new(first: u64) -> Self {
         Self {
@@ -217,6 +217,21 @@ impl<T: Clone> Flight<T> {
             fate: Fate::InFlight,
         });
         seq
+    }
+
+    /// The newest datagram, if it is `seq` and nothing is known of it, becomes longer by `bytes` and carries what `change`
+    /// makes of its content. Otherwise gives false and changes nothing.
+    pub fn extend_newest(&mut self, seq: u64, bytes: u32, change: impl FnOnce(&mut T)) -> bool {
+        let is_newest = self.next.checked_sub(1) == Some(seq);
+        let Some(sent) = self.ring.back_mut().filter(|sent| is_newest && sent.fate == Fate::InFlight) else {
+            return false;
+        };
+        self.cumulative += u64::from(bytes);
+        self.bytes += u64::from(bytes);
+        sent.bytes += bytes;
+        sent.cumulative = self.cumulative;
+        change(&mut sent.content);
+        true
     }
 
     /// Send time of the oldest datagram above everything that arrived: the one whose silence counts.
@@ -296,13 +311,13 @@ impl<T: Clone> Flight<T> {
                 out.acked_packets += 1;
                 out.acked_bytes += u64::from(sent.bytes);
                 out.large_acked += u64::from(sent.bytes > self.large);
-                out.acked.push(sent.content.clone());
+                out.acked.push(std::mem::take(&mut sent.content));
             } else if sent.at + window <= overtaken {
                 sent.fate = Fate::Lost;
                 out.lost_packets += 1;
                 out.lost_bytes += u64::from(sent.bytes);
                 out.large_lost += u64::from(sent.bytes > self.large);
-                out.lost.push(sent.content.clone());
+                out.lost.push(std::mem::take(&mut sent.content));
                 if self.watch.len() == WATCH_MAX {
                     self.watch.pop_front();
                 }
@@ -338,7 +353,7 @@ impl<T: Clone> Flight<T> {
             let sent = &mut self.ring[(seq - self.base) as usize];
             if sent.fate == Fate::InFlight {
                 sent.fate = Fate::Lost;
-                out.lost.push(sent.content.clone());
+                out.lost.push(std::mem::take(&mut sent.content));
                 out.lost_packets += 1;
                 out.lost_bytes += u64::from(sent.bytes);
             }

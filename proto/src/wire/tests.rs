@@ -13,7 +13,7 @@ fn stamp() -> impl Strategy<Value = Stamp> {
 }
 
 fn frame_type() -> impl Strategy<Value = FrameType> {
-    (0_u8..=6).prop_map(|code| FrameType::from_code(code).expect("known"))
+    (0_u8..=7).prop_map(|code| FrameType::from_code(code).expect("known"))
 }
 
 fn clear() -> impl Strategy<Value = Clear> {
@@ -454,7 +454,7 @@ fn every_refusal_is_raised() {
 #[test]
 fn refusals_of_each_decoder() {
     assert_eq!(Clear::decode(&[0x20; 9]), Err(Refusal::Truncated));
-    assert_eq!(Clear::decode(&[0x27; 10]), Err(Refusal::UnknownType));
+    assert_eq!(Clear::decode(&[0x28; 10]), Err(Refusal::UnknownType));
     assert_eq!(DataHeader::decode(&[0; 9]), Err(Refusal::Truncated));
     assert_eq!(Clear::route(&[0x20; 10], Some).map(|(_, receiver)| receiver), Ok(0x2020_2020));
 
@@ -477,7 +477,7 @@ fn refusals_of_each_decoder() {
     packet[0] = 2;
     assert_eq!(decode(&packet), Err(Refusal::BadVersion));
     packet[0] = 1;
-    packet[1] = 7;
+    packet[1] = 8;
     let crc = {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&packet[..34]);

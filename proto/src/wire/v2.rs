@@ -44,6 +44,8 @@ pub enum FrameType {
     Fec = 5,
     /// Lane sequences that will not be repaired: a [`Skip`](super::Skip).
     Skip = 6,
+    /// Several inner packets: a [`Bundle`](super::Bundle).
+    Bundle = 7,
 }
 
 impl FrameType {
@@ -65,6 +67,7 @@ impl FrameType {
             4 => Self::Multicast,
             5 => Self::Fec,
             6 => Self::Skip,
+            7 => Self::Bundle,
             _ => return Err(Refusal::UnknownType),
         })
     }

@@ -84,6 +84,7 @@ impl Endpoint {
             datagram_max: scenario.datagram_max,
             rate_max: None,
             weight: 1,
+            bundles: true,
         };
         self.next_seq[usize::from(path.0)] = first;
         self.sender.add_path(path, setup, local);

@@ -185,6 +185,7 @@ impl Scenario {
         for part in parts.split(',') {
             match part {
                 "guard" => self.sender.guard = false,
+                "bundles" => self.sender.bundles = false,
                 "resend" => self.sender.resend = false,
                 _ => {}
             }

@@ -20,8 +20,8 @@ use crate::bond::snapshot::PathState;
 use crate::path::delay::STAMP_UNIT_SECS;
 use crate::path::flight::Resolution;
 use crate::time::Time;
-use crate::wire::v2::DATA_OVERHEAD;
-use crate::wire::{PathId, Report, SkipRun};
+use crate::wire::v2::{CLEAR_LEN, DATA_OVERHEAD, TAG_LEN};
+use crate::wire::{Bundle, Bundled, PathId, Report, SkipRun};
 
 /// Lateness after which packets are copied to another path while nothing waits, seconds.
 const COPY_AFTER: f64 = 0.025;
@@ -95,20 +95,13 @@ impl Sender {
     fn settle(&mut self, out: &mut Resolution<Content>, now: Time) {
         for content in out.acked.drain(..) {
             match content {
-                Content::Data(key) | Content::Copy(key) => {
-                    let held = self.store.held_mut(key);
-                    let block = held.block.filter(|_| !held.delivered);
-                    let first = !std::mem::replace(&mut held.delivered, true);
-                    if first {
-                        let wire = held.packet.len() + DATA_OVERHEAD + OUTER_HEADERS;
-                        self.gain.on_arrival(wire, now);
-                    }
-                    if matches!(content, Content::Data(_)) {
-                        self.judge_arrival(key, first);
-                    }
-                    self.store.release(key);
-                    if let Some(block) = block {
-                        self.shard_arrived(block, now);
+                Content::Data(key) => self.packet_arrived(key, DATA_OVERHEAD + OUTER_HEADERS, true, now),
+                Content::Copy(key) => self.packet_arrived(key, DATA_OVERHEAD + OUTER_HEADERS, false, now),
+                Content::Bundle(keys) => {
+                    let shared = CLEAR_LEN + Bundle::LEN + TAG_LEN + OUTER_HEADERS;
+                    let overhead = Bundled::LEN + shared / keys.len().max(1);
+                    for key in keys {
+                        self.packet_arrived(key, overhead, true, now);
                     }
                 }
                 Content::Part(key, part, cut) => {
@@ -131,6 +124,24 @@ impl Sender {
         self.requeue_lost(&mut out.lost, now);
     }
 
+    /// A datagram arrived that carried this packet and `overhead` bytes for it. `judged`: whether it was one of the
+    /// packet's own sendings, which say something about its path.
+    fn packet_arrived(&mut self, key: Key, overhead: usize, judged: bool, now: Time) {
+        let held = self.store.held_mut(key);
+        let block = held.block.filter(|_| !held.delivered);
+        let first = !std::mem::replace(&mut held.delivered, true);
+        if first {
+            self.gain.on_arrival(held.packet.len() + overhead, now);
+        }
+        if judged {
+            self.judge_arrival(key, first);
+        }
+        self.store.release(key);
+        if let Some(block) = block {
+            self.shard_arrived(block, now);
+        }
+    }
+
     pub(super) fn requeue_lost(&mut self, lost: &mut Vec<Content>, now: Time) {
         for content in lost.drain(..) {
             match content {
@@ -138,16 +149,8 @@ impl Sender {
                 Content::Copy(key) if self.store.is_shared(key) => self.store.release(key),
                 // Its other fragments are no other copies.
                 Content::Part(key, ..) => self.resend_lost(key, now),
-                Content::Data(key) | Content::Copy(key) => {
-                    let held = self.store.held(key);
-                    // Of a broadcast packet another copy is on its way as long as one is.
-                    let copied = self.config.mode == RoutingMode::Broadcast || held.duplicated;
-                    if held.delivered || (copied && self.store.is_shared(key)) {
-                        self.store.release(key);
-                    } else if !held.block.is_some_and(|block| self.packet_lost(key, block, now)) {
-                        self.resend_lost(key, now);
-                    }
-                }
+                Content::Data(key) | Content::Copy(key) => self.packet_lost_with(key, now),
+                Content::Bundle(keys) => keys.into_iter().for_each(|key| self.packet_lost_with(key, now)),
                 Content::Skip(runs, sends) => {
                     for run in runs {
                         self.push_skip(run, sends);
@@ -156,6 +159,18 @@ impl Sender {
                 Content::Parity(block) => self.parity_lost(block, now),
                 Content::Probe(_) | Content::Other => {}
             }
+        }
+    }
+
+    /// A datagram was lost that carried this packet.
+    fn packet_lost_with(&mut self, key: Key, now: Time) {
+        let held = self.store.held(key);
+        // Of a broadcast packet another copy is on its way as long as one is.
+        let copied = self.config.mode == RoutingMode::Broadcast || held.duplicated;
+        if held.delivered || (copied && self.store.is_shared(key)) {
+            self.store.release(key);
+        } else if !held.block.is_some_and(|block| self.packet_lost(key, block, now)) {
+            self.resend_lost(key, now);
         }
     }
 
@@ -250,18 +265,18 @@ impl Sender {
     fn copy_late(&mut self, i: usize, now: Time) {
         let p = &self.paths[i];
         let from = p.id;
-        let keys: Vec<Key> = p
-            .flight
-            .unseen(COPY_MAX)
-            .filter_map(|c| match c {
-                Content::Data(key) | Content::Part(key, ..) => Some(*key),
+        let mut keys: Vec<Key> = Vec::new();
+        for content in p.flight.unseen(COPY_MAX) {
+            match content {
+                Content::Data(key) | Content::Part(key, ..) => keys.push(*key),
+                Content::Bundle(several) => keys.extend(several),
                 Content::Copy(_)
                 | Content::Probe(_)
                 | Content::Skip(..)
                 | Content::Parity(_)
-                | Content::Other => None,
-            })
-            .collect();
+                | Content::Other => {}
+            }
+        }
         for key in keys {
             let held = self.store.held(key);
             if held.delivered || held.sends > 1 || held.last_path != from {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::bond::arq::Key;
 use crate::bond::batch::{BATCH_BYTES_MAX, BATCH_PACKETS_MAX, TxBatch, TxSegment};
+use crate::bond::sender::bundle::OpenDatagram;
 use crate::bond::sender::guard::Conduct;
 use crate::bond::sender::mode::Load;
 use crate::bond::sender::random_loss::RandomLoss;
@@ -48,12 +49,16 @@ pub struct PathSetup {
     pub rate_max: Option<u64>,
     /// Configured weight, for the weighted modes.
     pub weight: u32,
+    /// Whether the peer opens bundles.
+    pub bundles: bool,
 }
 
 /// What a datagram carried.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 pub(crate) enum Content {
     Data(Key),
+    /// Several packets.
+    Bundle(Vec<Key>),
     /// One of a packet's fragments, and in which of its sendings.
     Part(Key, Fragment, u8),
     /// A trial of this many bytes of datagram.
@@ -64,6 +69,7 @@ pub(crate) enum Content {
     /// Parity of the block of this number.
     Parity(u64),
     /// Reports and heartbeats: the next one replaces a lost one.
+    #[default]
     Other,
 }
 
@@ -110,6 +116,7 @@ pub(crate) struct PathSender {
     /// How late the oldest unseen datagram is, seconds.
     pub(crate) lateness: f64,
     pub(crate) batch: TxBatch,
+    pub(super) open: Option<OpenDatagram>,
     pub(crate) last_sent: Time,
     pub(crate) tail_probed: bool,
     pub(crate) load: Load,
@@ -137,6 +144,10 @@ pub(crate) struct PathSender {
     pub(crate) parity: u64,
     /// Copies sent at once with the packet on another path.
     pub(crate) duplicates: u64,
+    /// Wire bytes of reports.
+    pub(crate) report_bytes: u64,
+    /// Wire bytes of heartbeats, probes of sizes among them.
+    pub(crate) heartbeat_bytes: u64,
 }
 
 impl PathSender {
@@ -159,6 +170,7 @@ impl PathSender {
             patience: 1.0,
             lateness: 0.0,
             batch: TxBatch::new(),
+            open: None,
             last_sent: Time::ZERO,
             tail_probed: true,
             load: Load::default(),
@@ -183,6 +195,8 @@ impl PathSender {
             conduct: Conduct::default(),
             parity: 0,
             duplicates: 0,
+            report_bytes: 0,
+            heartbeat_bytes: 0,
             setup,
         };
         path.flight.set_large((path.mtu.large() + OUTER_HEADERS) as u32);
@@ -341,6 +355,16 @@ impl PathSender {
         slab.resize(slab.len() + TAG_LEN, 0);
         let len = slab.len() - offset;
         let wire = len + OUTER_HEADERS;
+        match frame {
+            FrameType::Ack => self.report_bytes += wire as u64,
+            FrameType::Heartbeat => self.heartbeat_bytes += wire as u64,
+            FrameType::Data
+            | FrameType::Control
+            | FrameType::Multicast
+            | FrameType::Fec
+            | FrameType::Skip
+            | FrameType::Bundle => {}
+        }
         let after_gap = self.dry && self.free_at < now;
         if after_gap {
             self.dry = false;

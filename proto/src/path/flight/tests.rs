@@ -127,3 +127,21 @@ fn old_reports_and_duplicates_are_idempotent() {
     assert!(out.acked.is_empty() && out.lost.is_empty());
     assert_eq!(f.bytes(), bytes);
 }
+
+#[test]
+fn only_the_newest_datagram_grows_and_only_while_it_is_in_flight() {
+    let mut f = flight(0, 3);
+    assert!(!f.extend_newest(1, 100, |content| *content = 9));
+    assert!(f.extend_newest(2, 100, |content| *content += 10));
+    assert_eq!((f.bytes(), f.cumulative()), (3100, 3100));
+    let mut out = Resolution::default();
+    assert!(f.resolve(&report(2, 2, &[]), Time::from_millis(50), &mut out));
+    assert_eq!((out.acked, out.acked_bytes), (vec![0, 1, 12], 3100));
+    assert_eq!(out.highest.expect("new").cumulative, 3100);
+    assert_eq!(f.bytes(), 0);
+    assert!(!f.extend_newest(2, 100, |content| *content = 9), "it has arrived");
+    let seq = f.push(Time::from_millis(60), 500, 7, false);
+    f.abandon(&mut Resolution::default());
+    assert!(!f.extend_newest(seq, 100, |content| *content = 9), "it was given up");
+    assert_eq!((f.bytes(), f.cumulative()), (0, 3600));
+}

@@ -1,0 +1,79 @@
+//! What the tunnel itself takes of the links: control, and what a small packet costs.
+//!
+//! `cargo run --release -p mwb-sim --example wire_bytes` downloads over some bonds under virtual time and prints goodput;
+//! reports and heartbeats both ways as a share of it, and towards the exit as a share of those links' rates; bytes on the
+//! wire per packet of the upload direction (acknowledgements, and a few echoes) with all headers, beside the inner bytes;
+//! and how many of these packets shared a datagram. `without=bundles` as argument switches parts of the machines off, for
+//! comparison. `SECS` in the environment is the virtual length of each run.
+
+use std::time::Duration;
+
+use mwb_proto::bond::{PathSnapshot, SenderSnapshot};
+use mwb_sim::bond_sim::{Scenario, SimBond};
+use mwb_sim::wan::{DirectionSpec, LinkSpec, Way};
+
+/// Runs of each profile.
+const SEEDS: std::ops::Range<u64> = 1..4;
+/// Virtual seconds of each.
+const SECONDS: u64 = 20;
+
+/// A link by its rates down and up and its round-trip time.
+fn link(down: f64, up: f64, rtt_ms: u64) -> LinkSpec {
+    let way = |mbit| DirectionSpec::mbit(mbit).delay_ms(rtt_ms / 2);
+    LinkSpec::new(format!("{down}:{up}/{rtt_ms}"), way(up), way(down))
+}
+
+fn profiles() -> Vec<(&'static str, Vec<LinkSpec>)> {
+    vec![
+        ("two", vec![link(50.0, 50.0, 10), link(20.0, 20.0, 40)]),
+        ("eight", (0..8).map(|i| link(12.0, 12.0, 10 + 20 * i)).collect()),
+        ("thin, 1 up", vec![link(20.0, 1.0, 20)]),
+        ("two thin, 1 up", vec![link(20.0, 1.0, 20), link(20.0, 1.0, 40)]),
+        ("50 down, 1 up", vec![link(50.0, 1.0, 20)]),
+    ]
+}
+
+fn sum(sender: &SenderSnapshot, of: fn(&PathSnapshot) -> u64) -> f64 {
+    sender.paths.iter().map(of).sum::<u64>() as f64
+}
+
+#[expect(clippy::print_stdout, reason = "a program's answer")]
+fn main() {
+    let without = std::env::args().find_map(|word| word.strip_prefix("without=").map(str::to_owned));
+    let without = without.unwrap_or_default();
+    let length =
+        Duration::from_secs(std::env::var("SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS));
+    println!(
+        "{:16} {:>8} {:>10} {:>12} {:>12} {:>8} {:>9} {:>10}",
+        "profile", "Mbit/s", "control %", "up % of link", "wire B/pkt", "inner B", "shared %", "echo p95"
+    );
+    for (name, links) in profiles() {
+        let up_rate: f64 = links.iter().map(|link| link.up.mean_rate().unwrap_or(0) as f64).sum();
+        let mut columns = [0.0; 6];
+        let mut echo = Duration::ZERO;
+        for seed in SEEDS {
+            let scenario = Scenario::new(links.clone()).without(&without);
+            let warmup = scenario.warmup;
+            let report = SimBond::new(scenario, seed).run(length);
+            report.violations.iter().for_each(|text| println!("VIOLATED {text}"));
+            let (up, down) = (&report.edge.sender, &report.exit.sender);
+            let control = |p: &PathSnapshot| p.report_bytes + p.heartbeat_bytes;
+            let payload: u64 = report.flows.iter().map(|flow| flow.bytes).sum();
+            let data = sum(up, |p| p.sent_bytes - p.report_bytes - p.heartbeat_bytes);
+            let found = [
+                report.way_mbit(Way::Down, warmup),
+                100.0 * (sum(up, control) + sum(down, control)) / payload as f64,
+                100.0 * sum(up, control) * 8.0 / length.as_secs_f64() / up_rate,
+                data / up.packets_sent as f64,
+                report.exit.receiver.delivered_bytes as f64 / report.exit.receiver.delivered as f64,
+                100.0 * up.bundled as f64 / up.packets_sent as f64,
+            ];
+            columns.iter_mut().zip(found).for_each(|(sum, value)| *sum += value);
+            echo = echo.max(report.echo.map(|echo| echo.p95).unwrap_or_default());
+        }
+        let [mbit, control, share, wire, inner, shared] = columns.map(|sum| sum / SEEDS.count() as f64);
+        println!(
+            "{name:16} {mbit:8.1} {control:10.2} {share:12.2} {wire:12.1} {inner:8.1} {shared:9.1} {echo:>10.1?}"
+        );
+    }
+}
