@@ -16,7 +16,7 @@ const BUCKETS: usize = 10;
 const BUCKET_SECS: f64 = 1.0;
 /// What the time between two reports counts at the least and at the most, seconds: they come every 5 ms, on thin links
 /// every 25 ms. What is longer is a pause.
-const SPACING: (f64, f64) = (0.005, 0.030);
+const SPACING: (f64, f64) = (0.005, 0.025);
 
 /// Turns 24-bit stamps into a continuous number of units, whatever the offset of the clocks.
 ///
