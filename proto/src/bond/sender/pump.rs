@@ -60,8 +60,7 @@ impl Sender {
             // What a mode does not use although it could is limited by us, not by the path.
             let left_out = !adaptive && p.is_idle(self.config.ahead, now);
             if !backlog
-                || (p.parked && !p.is_on_trial())
-                || !p.admitted
+                || ((p.parked || !p.admitted) && !p.is_on_trial())
                 || !p.is_live()
                 || p.is_stuck()
                 || left_out
@@ -409,7 +408,7 @@ impl Sender {
         self.emit_data(i, key, Flags::DUPLICATE, now);
     }
 
-    /// Copies of bulk on parked paths of unknown rate, as fast as they take them.
+    /// Copies of bulk on paths of unknown rate that are parked or not admitted yet, as fast as they take them.
     fn try_out(&mut self, key: Key, now: Time) {
         for j in 0..self.paths.len() {
             let p = &mut self.paths[j];
