@@ -2,13 +2,14 @@
 //!
 //! `cargo run --release -p mwb-sim --example profiles` runs each profile with several seeds under virtual time and prints
 //! the mean goodput, its share of the raw links' sum and of the best link in the same tunnel, and the echo's 95 %; beside
-//! neighbours also what each side got of its fair share. With words as arguments only the profiles whose names contain
-//! one of them; `trace` as first argument prints the bond's state, `without=guard` switches parts of the machines off,
-//! for comparison. `SECS` in the environment is the virtual length of each run.
+//! neighbours also what each side got of its fair share, and how soon a link that comes to a running flow is used. With
+//! words as arguments only the profiles whose names contain one of them; `trace` as first argument prints the bond's
+//! state, `without=guard` switches parts of the machines off, for comparison. `SECS` in the environment is the virtual
+//! length of each run.
 
 use std::time::Duration;
 
-use mwb_sim::bond_sim::{Action, RivalSpec, Scenario, SimBond, SimReport};
+use mwb_sim::bond_sim::{Action, RivalSpec, Scenario, Side, SimBond, SimReport};
 use mwb_sim::tcp_model::Transport;
 use mwb_sim::wan::{BurstLoss, DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
 
@@ -119,6 +120,7 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
         ("useless", Scenario::new(vec![link(50.0, 10), link(1.0, 600)])),
         ("return, unused", three().at(200, Action::Cut(2)).at(8000, Action::Restore(2))),
         ("return", three().at(6000, Action::Cut(2)).at(10_000, Action::Restore(2))),
+        ("join", three().at(200, Action::RemovePath(2)).at(10_000, Action::AddPath(2))),
         (
             "starlink, lte, lte",
             Scenario::new(vec![
@@ -157,6 +159,28 @@ fn shares(scenario: &Scenario, report: &SimReport) -> Vec<f64> {
     std::iter::once(mean(&report.flows[0].series) / all).chain(rivals).collect()
 }
 
+/// A link that comes (back) to a running flow: seconds until it carried 80 % of its rate for half a second, and the least
+/// goodput of any half second since, as a share of the mean of the two seconds before.
+fn joined(scenario: &Scenario, report: &SimReport) -> Option<(f64, f64)> {
+    let last = scenario.script.iter().max_by_key(|step| step.at)?;
+    let (Action::Restore(link) | Action::AddPath(link)) = last.what else { return None };
+    let since = last.at.as_secs_f64();
+    let wanted = 0.8 * scenario.links.get(link)?.down.mean_rate()? as f64;
+    let lines = report.trace.iter().filter(|line| line.side == Side::Exit && line.at >= since);
+    let sent: Vec<(f64, f64)> = lines
+        .map(|line| {
+            let path = line.sender.paths.iter().find(|path| usize::from(path.path) == link);
+            (line.at, path.map_or(0.0, |path| path.sent_bytes as f64 * 8.0))
+        })
+        .collect();
+    let full = sent.windows(6).find(|w| w[5].1 - w[0].1 >= wanted * (w[5].0 - w[0].0));
+    let series: Vec<f64> = report.flows[0].series.iter().map(|&bytes| bytes as f64).collect();
+    let at = (10.0 * since) as usize;
+    let before = series.get(at.checked_sub(20)?..at)?.iter().sum::<f64>() / 20.0;
+    let least = series[at..].windows(5).map(|w| w.iter().sum::<f64>() / 5.0).fold(f64::MAX, f64::min);
+    Some((full.map_or(f64::INFINITY, |w| w[0].0 - since), least / before))
+}
+
 #[expect(clippy::print_stdout, reason = "a program's answer")]
 fn main() {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -179,16 +203,17 @@ fn main() {
         let (mut got, mut sum, mut bound, mut best, mut least, mut echo) =
             (0.0, 0.0, 0.0, 0.0, f64::MAX, Duration::ZERO);
         let mut fair: Vec<Vec<f64>> = Vec::new();
+        let mut join: Vec<(f64, f64)> = Vec::new();
         for seed in SEEDS {
             let mut scenario = profiles(seed).swap_remove(index).1.without(without);
-            if trace && seed == SEEDS.start {
-                scenario.trace_every = Some(Duration::from_millis(100));
-            }
+            scenario.trace_every = Some(Duration::from_millis(100));
             let report = SimBond::new(scenario.clone(), seed).run(length);
-            report.trace.iter().for_each(|line| println!("{line}"));
+            scenario.trace_every = None;
             if trace && seed == SEEDS.start {
+                report.trace.iter().for_each(|line| println!("{line}"));
                 println!("{report}");
             }
+            join.extend(joined(&scenario, &report));
             report.violations.iter().for_each(|text| println!("VIOLATED {text}"));
             fair.push(shares(&scenario, &report));
             let goodput = report.way_mbit(Way::Down, scenario.warmup);
@@ -212,6 +237,15 @@ fn main() {
             got / bound,
             got / best
         );
+        if !join.is_empty() {
+            let after = join.iter().map(|j| j.0);
+            println!(
+                "  at 80 % of its rate {:.1} s after it came in the mean, {:.1} s at the most; least goodput since {:.2} of before",
+                after.clone().sum::<f64>() / runs,
+                after.fold(0.0, f64::max),
+                join.iter().map(|j| j.1).fold(f64::MAX, f64::min)
+            );
+        }
         for who in 0..fair[0].len() {
             let of = |found: &Vec<f64>| found[who];
             let (mean, least) =

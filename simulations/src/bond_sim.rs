@@ -28,7 +28,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 pub use bound::Bound;
-use endpoint::{Endpoint, Outgoing};
+use endpoint::{Arrived, Endpoint, Outgoing};
 use invariant::Ledger;
 pub use report::{EchoReport, EndpointReport, FlowReport, RivalReport, SimReport, TraceLine};
 pub use rival::RivalSpec;
@@ -195,6 +195,7 @@ impl SimBond {
         match component {
             Component::Endpoint(side) => {
                 self.count_wake(side);
+                self.endpoints[side.index()].wake(self.now, &mut self.ledger);
                 self.endpoints[side.index()].handle_timeout(self.now);
                 self.pump(side);
             }
@@ -244,7 +245,8 @@ impl SimBond {
                 Cargo::Datagram { path, path_seq, bytes } => {
                     let len = len - OUTER_HEADERS;
                     let endpoint = &mut self.endpoints[side.index()];
-                    endpoint.receive(path, path_seq, bytes, len, self.now, &mut self.ledger);
+                    let arrived = Arrived { path, path_seq, bytes, len, at: self.now };
+                    endpoint.receive(arrived, self.now, &mut self.ledger);
                 }
                 Cargo::Rival(segment) => {
                     self.rivals.deliver(&segment, self.now);
@@ -274,6 +276,12 @@ impl SimBond {
     fn pump(&mut self, side: Side) {
         let endpoint = &mut self.endpoints[side.index()];
         loop {
+            if endpoint.is_asleep() {
+                while let Some(packet) = self.traffic.poll(side, self.now, &mut self.ledger) {
+                    endpoint.enqueue(packet, self.now);
+                }
+                break;
+            }
             let mut idle = true;
             while let Some(packet) = endpoint.poll_packet() {
                 idle = false;
@@ -328,7 +336,7 @@ impl SimBond {
     fn arm_endpoint(&mut self, side: Side) {
         let endpoint = &mut self.endpoints[side.index()];
         let wanted = endpoint.poll_timeout();
-        if wanted == endpoint.armed_for {
+        if wanted == endpoint.armed_for || endpoint.is_asleep() {
             return; // Armed already; another draw would move it.
         }
         endpoint.armed_for = wanted;
@@ -372,6 +380,10 @@ impl SimBond {
                 }
             }
             Action::AddPath(link) => self.add_path(link),
+            Action::Stall(side, length) => {
+                self.endpoints[side.index()].sleep();
+                self.arm(Component::Endpoint(side), Some(self.now + length));
+            }
         }
         for link in 0..self.links.len() {
             self.arm_link(link, Way::Up);
@@ -408,6 +420,7 @@ impl SimBond {
         });
         for side in SIDES {
             let endpoint = &self.endpoints[side.index()];
+            self.ledger.set_unread(side, endpoint.unread());
             self.ledger.balance(
                 side,
                 &snapshots[side.index()].0,

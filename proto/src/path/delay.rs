@@ -14,6 +14,9 @@ pub const STAMP_UNIT_SECS: f64 = STAMP_UNIT_NANOS as f64 / 1e9;
 /// Buckets of the delay base: it is the least delay of the last `BUCKETS` seconds.
 const BUCKETS: usize = 10;
 const BUCKET_SECS: f64 = 1.0;
+/// What the time between two reports counts at the least and at the most, seconds: they come every 5 ms, on thin links
+/// every 25 ms. What is longer is a pause.
+const SPACING: (f64, f64) = (0.005, 0.025);
 
 /// Turns 24-bit stamps into a continuous number of units, whatever the offset of the clocks.
 ///
@@ -117,6 +120,8 @@ pub struct DelayModel {
     deviation: f64,
     last_mean: Option<f64>,
     instant: f64,
+    spacing: f64,
+    last_at: f64,
 }
 
 impl DelayModel {
@@ -132,6 +137,8 @@ impl DelayModel {
             deviation: 0.0,
             last_mean: None,
             instant: 0.0,
+            spacing: SPACING.0,
+            last_at: 0.0,
         }
     }
 
@@ -149,8 +156,11 @@ impl DelayModel {
                 self.deviation += ((s.mean - last).abs() - self.deviation) / 16.0;
                 self.smoothed += (s.mean - self.smoothed) / 4.0;
                 self.feedback += (s.feedback - self.feedback) / 8.0;
+                let apart = (t - self.last_at).clamp(SPACING.0, SPACING.1);
+                self.spacing += (apart - self.spacing) / 4.0;
             }
         }
+        self.last_at = t;
         self.last_mean = Some(s.mean);
         self.feedback_min.add(t, s.feedback);
         let base = self.base();
@@ -204,6 +214,12 @@ impl DelayModel {
     /// Least feedback time of the last ten seconds.
     pub fn feedback_min(&self) -> f64 {
         self.feedback_min.min().unwrap_or(self.feedback)
+    }
+
+    /// Smoothed time between reports with news. The feedback time does not contain it: the newest packet of a report may
+    /// have arrived just before it left.
+    pub fn report_spacing(&self) -> f64 {
+        self.spacing
     }
 
     /// Keeps `base`, seconds on the session's scale, or what is less, until it is released: as long as others fill the

@@ -201,7 +201,9 @@ impl RateControl {
         }
         let fb = delay.feedback_min();
         let span = if self.startup {
-            2.0 * fb + 0.010
+            // More than what is delivered until the next report can tell, however near the path is: else the delivery
+            // rate follows from this limit, and the limit from the delivery rate.
+            (2.0 * fb + 0.010).max(1.2 * delay.report_spacing())
         } else {
             1.25 * fb + 3.0 * self.target(delay, packet_bits, now).max(TARGET_MIN) + 0.015
         };

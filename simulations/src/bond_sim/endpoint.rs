@@ -16,6 +16,30 @@ use super::invariant::Ledger;
 use super::{Scenario, Side};
 use crate::virtual_time::NodeClock;
 
+/// Bytes that wait in the socket of a node that does not read, as on stock hosts; what exceeds them is lost.
+const SOCKET_BYTES: usize = 208 << 10;
+/// Inner packets that wait in its TUN device.
+const TUN_PACKETS: usize = 500;
+
+/// What the kernel keeps for a node that gets no processor.
+#[derive(Debug, Default)]
+struct Asleep {
+    datagrams: VecDeque<Arrived>,
+    bytes: usize,
+    inner: VecDeque<PacketBuf>,
+}
+
+/// A datagram that came off a link, and when.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) path: PathId,
+    pub(super) path_seq: u64,
+    pub(super) bytes: PacketBuf,
+    /// UDP payload bytes, tag included.
+    pub(super) len: usize,
+    pub(super) at: Time,
+}
+
 /// A datagram to be put on a link.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -43,6 +67,9 @@ pub(super) struct Endpoint {
     /// The timer as the machines asked for it.
     pub(super) armed_for: Option<Time>,
     wakes: u64,
+    asleep: Option<Asleep>,
+    /// Inner packets that found the TUN device full.
+    overrun: u64,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -73,6 +100,8 @@ impl Endpoint {
             datagram_max: scenario.datagram_max,
             armed_for: None,
             wakes: 0,
+            asleep: None,
+            overrun: 0,
         }
     }
 
@@ -101,16 +130,41 @@ impl Endpoint {
         self.receiver.reset_path(path, local);
     }
 
+    /// The node gets no processor until [`wake`](Self::wake).
+    pub(super) fn sleep(&mut self) {
+        self.asleep.get_or_insert_default();
+    }
+
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep.is_some()
+    }
+
+    /// Takes what the kernel has kept meanwhile.
+    pub(super) fn wake(&mut self, now: Time, ledger: &mut Ledger) {
+        let Some(kept) = self.asleep.take() else { return };
+        for arrived in kept.datagrams {
+            self.receive(arrived, now, ledger);
+        }
+        for packet in kept.inner {
+            self.enqueue(packet, now);
+        }
+    }
+
+    /// Inner packets that were never read: waiting in the TUN device, or lost there.
+    pub(super) fn unread(&self) -> u64 {
+        self.overrun + self.asleep.as_ref().map_or(0, |kept| kept.inner.len() as u64)
+    }
+
     /// Takes a datagram off a link.
-    pub(super) fn receive(
-        &mut self,
-        path: PathId,
-        path_seq: u64,
-        mut bytes: PacketBuf,
-        len: usize,
-        now: Time,
-        ledger: &mut Ledger,
-    ) {
+    pub(super) fn receive(&mut self, arrived: Arrived, now: Time, ledger: &mut Ledger) {
+        if let Some(kept) = &mut self.asleep {
+            if kept.bytes + arrived.len <= SOCKET_BYTES {
+                kept.bytes += arrived.len;
+                kept.datagrams.push_back(arrived);
+            }
+            return;
+        }
+        let Arrived { path, path_seq, mut bytes, len, at } = arrived;
         let local = self.clock.read(now);
         let clear = match Clear::decode(&bytes) {
             Ok(clear) => clear,
@@ -133,7 +187,7 @@ impl Endpoint {
         let item = RxItem {
             path,
             path_seq,
-            arrival: local,
+            arrival: self.clock.read(at),
             wire_len: len as u16,
             ce: false,
             frame: clear.frame,
@@ -155,6 +209,14 @@ impl Endpoint {
     }
 
     pub(super) fn enqueue(&mut self, packet: PacketBuf, now: Time) {
+        if let Some(kept) = &mut self.asleep {
+            if kept.inner.len() < TUN_PACKETS {
+                kept.inner.push_back(packet);
+            } else {
+                self.overrun += 1;
+            }
+            return;
+        }
         self.sender.enqueue(packet, self.clock.read(now));
     }
 

@@ -33,6 +33,8 @@ struct Stream {
 pub(super) struct Ledger {
     streams: Vec<Stream>,
     emitted: [u64; 2],
+    /// Of these, not taken in by the node.
+    unread: [u64; 2],
     delivered: [u64; 2],
     overtaken: [u64; 2],
     violations: Vec<String>,
@@ -46,6 +48,7 @@ impl Ledger {
         Self {
             streams: streams.into_iter().map(stream).collect(),
             emitted: [0; 2],
+            unread: [0; 2],
             delivered: [0; 2],
             overtaken: [0; 2],
             violations: Vec::new(),
@@ -74,6 +77,11 @@ impl Ledger {
         let stream = &mut self.streams[stream];
         stream.emitted = number;
         self.emitted[stream.from.index()] += 1;
+    }
+
+    /// So many packets from `side` wait outside the machines, or were lost there.
+    pub(super) fn set_unread(&mut self, side: Side, packets: u64) {
+        self.unread[side.index()] = packets;
     }
 
     /// Packet `number` of a stream came out.
@@ -118,6 +126,7 @@ impl Ledger {
         now: Time,
     ) {
         let (emitted, delivered) = (self.emitted[side.index()], self.delivered[side.index()]);
+        let emitted = emitted - self.unread[side.index()];
         let accounted = sender.packets_sent
             + sender.queue_packets as u64
             + sender.dropped_codel

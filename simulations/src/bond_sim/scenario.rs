@@ -7,7 +7,7 @@ use mwb_proto::bond::{ReceiverConfig, SenderConfig};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::RivalSpec;
+use super::{RivalSpec, Side};
 use crate::tcp_model::Transport;
 use crate::virtual_time::NodeClock;
 use crate::wan::{BurstLoss, DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
@@ -80,6 +80,8 @@ pub enum Action {
     RemovePath(usize),
     /// The path comes (back) under new keys.
     AddPath(usize),
+    /// The node at this end gets no processor for so long, as on a busy machine.
+    Stall(Side, Duration),
 }
 
 /// An action and its time.
@@ -176,6 +178,7 @@ impl Scenario {
             | Action::Limit(i, ..)
             | Action::RemovePath(i)
             | Action::AddPath(i) => std::mem::replace(i, 0) == link,
+            Action::Stall(..) => true,
         });
         alone
     }

@@ -96,7 +96,7 @@ impl Sender {
         self.paths[i].leave_open(flags, class, datagram, now);
     }
 
-    /// Copies of bulk on parked paths of unknown rate, as fast as they take them.
+    /// Copies of bulk on paths of unknown rate that are parked or not admitted yet, as fast as they take them.
     fn try_out(&mut self, key: Key, now: Time) {
         for j in 0..self.paths.len() {
             let p = &mut self.paths[j];

@@ -40,6 +40,17 @@ const WORTH_KEEPING: f64 = 0.8;
 const CARRIES_ALL: f64 = 0.7;
 /// Whatever the paths, nothing older than this is sent again, seconds.
 const RESEND_AGE_LIMIT: f64 = 3.0;
+/// A path that is up for so long was not set up together with one that comes now.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// The admission of a path waits no longer than this for the trial of its rate,
+const TRIAL_FOR: Duration = Duration::from_secs(2);
+/// which is over when less than this is left of the queue that ended it, seconds.
+const TRIAL_QUEUE: f64 = 0.008;
+/// So long after a path went down the queue is kept long enough for its return: a window like that of inner CUBIC takes
+/// many seconds to grow, and links that die often come back soon.
+const EXPECTED_FOR: Duration = Duration::from_secs(60);
+/// The queue that is kept for a path which is to come back is no longer than this, seconds.
+const EXPECTED_WAIT_MAX: f64 = 0.1;
 /// A path without suspicion for this long earns back some strictness.
 const STRICTER_EVERY: Duration = Duration::from_secs(10);
 
@@ -57,6 +68,7 @@ impl Sender {
         self.counters.reports += 1;
         let clock = self.receiver_clock.secs(report.time);
         let mut out = std::mem::take(&mut self.resolution);
+        let running = self.is_running(now);
         for heard in &report.paths {
             let Some(i) = self.paths.iter().position(|p| p.id == heard.path) else { continue };
             out.clear();
@@ -77,7 +89,9 @@ impl Sender {
                 if let Some(sample) = sample.filter(|s| !s.app_limited) {
                     self.gain.on_rate(heard.path, sample.rate, now);
                 }
+                let new = p.state == PathState::Starting;
                 if p.state != PathState::Up && p.on_proof(out.acked_packets, now) {
+                    p.admitted &= !(new && running);
                     self.events.push_back(SenderEvent::PathState { path: p.id, state: PathState::Up });
                 }
             }
@@ -87,8 +101,15 @@ impl Sender {
         }
         self.resolution = out;
         self.check_silence(report, now);
-        self.admit();
-        self.adapt_codel();
+        self.admit(now);
+        self.adapt_codel(now);
+    }
+
+    /// Whether flows may have settled on the paths that there are, so that another one has to be admitted to them.
+    fn is_running(&self, now: Time) -> bool {
+        let settled =
+            |p: &PathSender| p.state == PathState::Up && p.admitted && now - p.since > SETTLED_AFTER;
+        self.is_active(now) && self.paths.iter().any(settled)
     }
 
     /// Lets go of what arrived and queues what was lost.
@@ -361,11 +382,13 @@ impl Sender {
         }
     }
 
-    /// A path that came back to a running flow joins when the backlog justifies its delay: the
-    /// queue must take the faster paths longer than the difference. Until then CoDel must let the
-    /// queue grow that far.
+    /// A path that comes to a running flow joins when the backlog justifies its delay, and when its rate was tried with
+    /// copies: feeling it out with the flow itself would make a queue that the flow has to bear. A flow over all paths has the
+    /// round trip of the farthest of them: its packets by the others wait for those. So the queue must take the paths in
+    /// use longer than the new one is behind the farthest of these, else the window would carry less than it does without.
+    /// Until then CoDel must let the queue grow that far.
     /// The other modes take every path that they are given.
-    fn admit(&mut self) {
+    fn admit(&mut self, now: Time) {
         if self.config.mode != RoutingMode::Adaptive {
             self.paths.iter_mut().for_each(|p| p.admitted |= p.state == PathState::Up);
             return;
@@ -375,23 +398,29 @@ impl Sender {
             if p.admitted || p.state != PathState::Up {
                 continue;
             }
-            let delay = p.delay.smoothed();
-            let (rate, least) = self
+            // With the queue that it has or will have.
+            let target = p.rate.target(&p.delay, p.packet_bits(), now);
+            let delay = p.delay.smoothed().max(p.delay.base() + target);
+            let (rate, farthest) = self
                 .paths
                 .iter()
                 .filter(|q| q.admitted && q.state == PathState::Up && !q.parked && q.delay.smoothed() < delay)
-                .fold((0.0, f64::INFINITY), |(r, l), q| (r + q.rate.rate(), f64::min(l, q.delay.smoothed())));
-            let behind = if least.is_finite() { delay - least } else { 0.0 };
+                .fold((0.0, f64::NEG_INFINITY), |(r, f), q| {
+                    (r + q.rate.rate(), f64::max(f, q.delay.smoothed()))
+                });
+            let behind = if farthest.is_finite() { delay - farthest } else { 0.0 };
             let drain = if rate > 0.0 { (self.queue.bytes() * 8) as f64 / rate } else { f64::INFINITY };
-            if drain >= behind {
+            let tried = !p.is_on_trial() && p.delay.instant() < TRIAL_QUEUE;
+            let trying = !tried && now - p.since < TRIAL_FOR;
+            if drain >= behind && (behind <= 0.0 || !trying) {
                 self.paths[i].admitted = true;
             }
         }
     }
 
     /// CoDel's target follows the longest round trip in use, with what resends add to it, is lenient while rates grow, and lets
-    /// the queue reach what the admission of a slower path needs.
-    fn adapt_codel(&mut self) {
+    /// the queue reach what the admission of a slower path needs, also of one that may come back.
+    fn adapt_codel(&mut self, now: Time) {
         let base_target = self.config.codel_target.as_secs_f64();
         let base_interval = self.config.codel_interval.as_secs_f64();
         let mut feedback: f64 = 0.0;
@@ -409,6 +438,12 @@ impl Sender {
             if !p.admitted {
                 wait = wait.max(p.delay.smoothed() - least + 0.015);
             }
+        }
+        let expected = |p: &&PathSender| {
+            p.state == PathState::Down && now - p.since < EXPECTED_FOR && !p.parked && p.delay.is_measured()
+        };
+        for p in self.paths.iter().filter(expected) {
+            wait = wait.max((p.delay.smoothed() - least + 0.015).min(EXPECTED_WAIT_MAX));
         }
         // 20 ms up to 60 ms of round trip, 50 ms from 150 ms on.
         let stretch = 1.0 + 1.5 * ((feedback - 0.060) / 0.090).clamp(0.0, 1.0);

@@ -26,7 +26,7 @@ const CREDIT: Duration = Duration::from_millis(2);
 const CONTROL_EVERY: f64 = 0.004;
 /// A batch holds at most this much of its path's time, seconds.
 const BATCH_SECS: f64 = 0.004;
-/// Copies that a parked path gets to show its rate: 3 MB of full packets.
+/// Copies that a path gets to show its rate while it is parked or waits for its admission: 3 MB of full packets.
 const TRIAL_COPIES: u32 = 2000;
 /// Bytes that have passed the bottleneck per byte that arrived, at the most: of chance loss beyond 15 % nobody could
 /// make use.
@@ -108,7 +108,7 @@ pub(crate) struct PathSender {
     /// Had nothing to send since its last datagram: the next one follows a gap.
     pub(crate) dry: bool,
     pub(crate) parked: bool,
-    /// Copies that may still be sent to learn what the path can do while it is parked.
+    /// Copies that may still be sent to learn what the path can do while nothing depends on it.
     pub(crate) trial_left: u32,
     pub(crate) admitted: bool,
     /// Multiplies the silence margin; learned from stalls that were no deaths.
@@ -316,9 +316,12 @@ impl PathSender {
         (losses * feedback).min(1.0) * feedback
     }
 
-    /// Whether it is parked without anybody knowing its rate.
+    /// Whether it is parked, or waits for its admission, without anybody knowing its rate.
     pub(crate) fn is_on_trial(&self) -> bool {
-        self.parked && self.trial_left > 0 && self.is_startup() && self.state == PathState::Up
+        (self.parked || !self.admitted)
+            && self.trial_left > 0
+            && self.is_startup()
+            && self.state == PathState::Up
     }
 
     /// Whether what was sent seems to hang: feeding more would only add to it.

@@ -56,8 +56,7 @@ impl Sender {
             // What a mode does not use although it could is limited by us, not by the path.
             let left_out = !adaptive && p.is_idle(self.config.ahead, now);
             if !backlog
-                || (p.parked && !p.is_on_trial())
-                || !p.admitted
+                || ((p.parked || !p.admitted) && !p.is_on_trial())
                 || !p.is_live()
                 || p.is_stuck()
                 || left_out

@@ -155,6 +155,24 @@ fn idle_gaps_do_not_lower_the_rate() {
     assert!(link.control.rate() >= 0.9 * before, "{} after {before}", link.control.rate());
 }
 
+/// Where reports are further apart than the path is long, more than what is delivered must fit between them.
+#[test]
+fn a_startup_is_not_held_up_by_rare_reports() {
+    for apart in [0.005, 0.025] {
+        let mut control = RateControl::new(None, Time::ZERO);
+        let mut delay = DelayModel::new();
+        let mut now = Time::ZERO;
+        let mut c = 4e6;
+        for _ in 0..40 {
+            now += Duration::from_secs_f64(apart);
+            delay.on_sample(now, DelaySample { min: 1e-4, mean: 1e-4, feedback: 2e-4 });
+            control.on_sample(RateSample { rate: c, app_limited: false }, &mut delay, PACKET_BITS, now);
+            c = control.rate().min(8.0 * control.in_flight_max(&delay, PACKET_BITS, now) / apart);
+        }
+        assert!(c > 1e9, "{c} with a report every {apart} s");
+    }
+}
+
 /// A longer path is distance, not a queue: the rate recovers without waiting for the base to age.
 #[test]
 fn a_handover_to_a_longer_path_is_recognised() {
