@@ -45,8 +45,9 @@ fn shares(bond: &Bond, mbit: f64, skip: f64, seconds: f64) -> (Shares, Shares) {
     (share(way(|bytes| bytes.1)), share(way(|bytes| bytes.0)))
 }
 
-/// The shares of `mode`, on nodes that were started with it. First a flood, so that every path has been filled once.
-fn measure(bond: &mut Bond, mode: &str) -> Shares {
+/// The shares of `mode`, on nodes that were started with it, and whether the edge suspected an uplink meanwhile. First a
+/// flood, so that every path has been filled once.
+fn measure(bond: &mut Bond, mode: &str) -> (Shares, bool) {
     bond.configure(&format!("[routing]\nmode = \"{mode}\"\n"));
     bond.exit.start();
     bond.edge.start();
@@ -65,6 +66,9 @@ fn measure(bond: &mut Bond, mode: &str) -> Shares {
         shares(bond, 42.0, 1.0, 2.0);
         shares(bond, 24.0, 2.0, 5.0)
     };
+    let status = bond.edge.status().unwrap();
+    let paths = status["sessions"][0]["sender"]["paths"].as_array().cloned().unwrap_or_default();
+    let suspected = paths.iter().any(|path| path["suspicions"].as_u64().unwrap() > 0);
     let percent = |shares: &Shares| shares.map(|share| (share * 1000.0).round() / 10.0);
     eprintln!("{mode}: {:?} % up, {:?} % down", percent(&up), percent(&down));
     // What must arrive does so in every mode.
@@ -73,7 +77,7 @@ fn measure(bond: &mut Bond, mode: &str) -> Shares {
     assert!(result.complete(), "{mode}: {:?}", result.failure);
     bond.edge.stop();
     bond.exit.stop();
-    up
+    (up, suspected)
 }
 
 /// Flows, one after another, each of which must keep to one uplink; the shares of one that is not on the fast link.
@@ -108,7 +112,7 @@ fn assert_near(mode: &str, got: Shares, want: Shares, by: f64) {
 fn each_mode_spreads_as_its_name_says() {
     in_lab("each_mode_spreads_as_its_name_says", || {
         let mut bond = Bond::over(&UNEVEN);
-        let got = SIX.map(|mode| measure(&mut bond, mode));
+        let got = SIX.map(|mode| measure(&mut bond, mode).0);
         let [round_robin, weighted, least_used, least_latency, _, adaptive] = got;
         assert_near("round_robin", round_robin, [1.0 / 3.0; 3], 0.04);
         // Solved for the load: 44, 37 and 19 %.
@@ -122,9 +126,14 @@ fn each_mode_spreads_as_its_name_says() {
                 assert!(most > 0.05, "{} and {} share alike: {first:.3?} {second:.3?}", SIX[a], SIX[b]);
             }
         }
-        let backup = measure(&mut bond, "active_backup");
+        // An uplink that fell silent, were it because the machine was busy, is rightly not in use for five seconds.
+        let backup = (0..3).find_map(|_| {
+            let (shares, suspected) = measure(&mut bond, "active_backup");
+            (shares[2] > 0.80 || !suspected).then_some(shares)
+        });
+        let backup = backup.expect("the machine is too busy: an uplink was suspected in each of three runs");
         assert!(backup[2] > 0.80, "the heaviest is in use: {backup:.3?}");
-        let broadcast = measure(&mut bond, "broadcast");
+        let (broadcast, _) = measure(&mut bond, "broadcast");
         assert_near("broadcast", broadcast, [1.0 / 3.0; 3], 0.05);
     });
 }
