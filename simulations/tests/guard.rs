@@ -39,17 +39,20 @@ fn swinging(mut scenario: Scenario, link: usize, by: u64, seconds: u64) -> Scena
 }
 
 /// What a link carries is held up 180 ms long every 600 ms, and everything else of the flow with it: without the guard
-/// the bond has 0.7 of what its good link has alone.
+/// the bond has 0.8 of what its good link has alone, in the mean; on a lucky seed as much as with it.
 #[test]
 fn a_link_whose_delay_swings_is_left_out() {
     let scenario =
         swinging(Scenario::new(vec![link("good", 30.0, 5), link("swinging", 20.0, 10)]), 1, 180, 20);
-    let alone = run(scenario.only(0), 1, 20).goodput_mbit();
-    let report = run(scenario.clone(), 1, 20);
-    let bond = report.goodput_mbit();
-    assert!(report.exit.sender.paths[1].guarded > 0 && report.exit.sender.paths[0].guarded == 0);
+    let (mut alone, mut bond, mut unguarded) = (0.0, 0.0, 0.0);
+    for seed in 1..=5 {
+        let report = run(scenario.clone(), seed, 20);
+        assert!(report.exit.sender.paths[1].guarded > 0 && report.exit.sender.paths[0].guarded == 0);
+        bond += report.goodput_mbit() / 5.0;
+        alone += run(scenario.only(0), seed, 20).goodput_mbit() / 5.0;
+        unguarded += run(scenario.clone().without("guard"), seed, 20).goodput_mbit() / 5.0;
+    }
     assert!(bond > 0.93 * alone, "{bond:.1} Mbit/s, the good link alone {alone:.1}");
-    let unguarded = run(scenario.without("guard"), 1, 20).goodput_mbit();
     assert!(bond > 1.15 * unguarded, "{bond:.1} Mbit/s, without the guard {unguarded:.1}");
 }
 
