@@ -1,7 +1,7 @@
 //! Small packets that share datagrams.
 //!
 //! Goal: sharing changes nothing but the number of datagrams. Each packet is delivered at most once, in the order of its
-//! lane, and is sent again when its datagram was lost; none leaves later than alone. Method: both halves of a session under
+//! lane, and is sent again when its datagram was lost; what goes first leaves no later than alone. Method: both halves of a session under
 //! virtual time, seeded loss, packets that carry numbers; and the same input to a sender that packs and one that does not.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -300,7 +300,7 @@ proptest! {
     }
 
     #[test]
-    fn no_packet_leaves_later_than_alone(
+    fn what_goes_first_leaves_no_later_than_alone(
         bursts in prop::collection::vec((burst(), 0u32..40), 1..40),
         rate in prop_oneof![Just(600_000u64), Just(2_000_000), Just(20_000_000)],
     ) {

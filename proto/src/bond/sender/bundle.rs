@@ -1,9 +1,10 @@
 //! Small packets that leave by the same path at the same moment share a datagram: one path sequence, one seal, one header.
 //!
 //! Nothing waits for company. The scheduler places packets one by one as ever; one that was placed on the path of the one
-//! before it joins that one's datagram while it has not been handed out. So a packet leaves no later than it would in a
-//! datagram of its own, and in the same order. What goes first and waits because no wire is free (acknowledgements on a thin
-//! uplink) goes along with the one that may leave.
+//! before it joins that one's datagram while it has not been handed out. So what goes first (acknowledgements, DNS) leaves no
+//! later than it would in datagrams of its own, and in the same order; beside queued bulk a wire that is free sooner may take a
+//! long packet sooner, too, and what comes next then waits for that one. What goes first and waits because no wire is free
+//! (acknowledgements on a thin uplink) goes along with the one that may leave.
 //!
 //! On a path that loses packets at random they travel alone: one loss would cost several.
 //!
