@@ -143,6 +143,7 @@ impl Receiver {
                 self.last_arrival = Some(now);
                 self.packets_heard += 1;
                 self.reorder.note_delay(item.path, delay, now);
+                self.reorder.note_data(item.path, item.plain.len());
                 let (header, rest) = DataHeader::decode(&item.plain)?;
                 if item.flags.contains(Flags::FRAGMENT) {
                     let (fragment, _) = Fragment::decode(rest)?;
@@ -158,6 +159,7 @@ impl Receiver {
             FrameType::Bundle => {
                 self.last_arrival = Some(now);
                 self.reorder.note_delay(item.path, delay, now);
+                self.reorder.note_data(item.path, item.plain.len());
                 self.handle_bundle(item.plain, now)?;
             }
             FrameType::Heartbeat => {

@@ -11,11 +11,13 @@ use crate::bond::config::ReceiverConfig;
 use crate::bond::sender::{LANE_UNORDERED, LANES};
 use crate::bond::snapshot::ReceiverSnapshot;
 use crate::buf::PacketBuf;
+use crate::packet::PROTO_TCP;
 use crate::time::Time;
 use crate::wire::v2::DataHeader;
 use crate::wire::{PROTECTED_LANES, PathId, Skip, protected_index};
 
 mod lane;
+mod pauses;
 mod seen;
 
 use lane::{Lane, Placed};
@@ -28,6 +30,8 @@ const SLOTS_MAX: usize = 1 << 17;
 const AGAIN_MAX: Duration = Duration::from_millis(180);
 /// Margin of every deadline for scheduling jitter.
 const HOLD_MARGIN: Duration = Duration::from_millis(5);
+/// A path that carries less of all data is idle.
+const IDLE_SHARE: f64 = 0.06;
 /// Round trip assumed before one was measured.
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 /// A path not heard for this long no longer counts in the spread.
@@ -42,6 +46,8 @@ struct PathDelay {
     high: f64,
     low: f64,
     rtt: Option<Duration>,
+    /// Bytes of data, halved as fast.
+    carried: f64,
     at: Time,
 }
 
@@ -56,9 +62,13 @@ pub(crate) struct Reorder {
     incarnation: Option<u8>,
     delays: Vec<PathDelay>,
     hold: Duration,
+    /// Whether a path is idle that longer windows would fill.
+    idle_path: bool,
     hold_at: Time,
     out: VecDeque<PacketBuf>,
     slots: usize,
+    /// Memory is short: nothing is held back that could leave.
+    hurry: bool,
     stats: ReceiverSnapshot,
 }
 
@@ -67,6 +77,7 @@ impl Reorder {
         Self {
             hold: allowance(&config, Duration::ZERO, RTT_UNKNOWN),
             config,
+            idle_path: false,
             lanes: (0..LANES).map(|_| None).collect(),
             blocked: Vec::new(),
             unordered: Default::default(),
@@ -75,6 +86,7 @@ impl Reorder {
             hold_at: Time::ZERO,
             out: VecDeque::new(),
             slots: 0,
+            hurry: false,
             stats: ReceiverSnapshot::default(),
         }
     }
@@ -88,12 +100,27 @@ impl Reorder {
                     let keep = (-(now - d.at).as_secs_f64() / DECAY_HALF).exp2();
                     d.high = delay + (d.high - delay) * keep;
                     d.low = delay + (d.low - delay) * keep;
+                    d.carried *= keep;
                     d.at = now;
                 }
                 d.high = d.high.max(delay);
                 d.low = d.low.min(delay);
             }
-            None => self.delays.push(PathDelay { path, high: delay, low: delay, rtt: None, at: now }),
+            None => self.delays.push(PathDelay {
+                path,
+                high: delay,
+                low: delay,
+                rtt: None,
+                carried: 0.0,
+                at: now,
+            }),
+        }
+    }
+
+    /// Takes the size of a data frame of a path.
+    pub(crate) fn note_data(&mut self, path: PathId, len: usize) {
+        if let Some(d) = self.delays.iter_mut().find(|d| d.path == path) {
+            d.carried += len as f64;
         }
     }
 
@@ -124,6 +151,8 @@ impl Reorder {
             if high >= low { Duration::from_secs_f64((high - low).min(10.0)) } else { Duration::ZERO };
         let rtt = fresh().filter_map(|d| d.rtt).min().unwrap_or(RTT_UNKNOWN);
         self.hold = allowance(&self.config, spread, rtt);
+        let all: f64 = fresh().map(|d| d.carried).sum();
+        self.idle_path = fresh().any(|d| d.carried < IDLE_SHARE * all && pauses::reach(d.low - low));
         self.hold
     }
 
@@ -156,6 +185,9 @@ impl Reorder {
         let cost = packet.capacity();
         let lane = self.lanes[usize::from(id)].get_or_insert_with(|| Box::new(Lane::new(header.lane_seq)));
         let before = lane.slots();
+        if is_tcp(&packet) && lane.pauses.on_packet(packet.len(), self.idle_path, now) {
+            self.stats.pauses += 1;
+        }
         let placed = lane.place(header.lane_seq, packet, deadline);
         self.slots = self.slots + lane.slots() - before;
         match placed {
@@ -163,7 +195,7 @@ impl Reorder {
                 self.stats.held_packets += 1;
                 self.stats.held_bytes += cost;
                 self.stats.held_bytes_max = self.stats.held_bytes_max.max(self.stats.held_bytes);
-                self.advance(id);
+                self.advance(id, now);
             }
             Placed::Late(packet) => {
                 self.stats.late += 1;
@@ -178,10 +210,10 @@ impl Reorder {
                 }
                 self.stats.held_packets += 1;
                 self.stats.held_bytes += cost;
-                self.advance(id);
+                self.advance(id, now);
             }
         }
-        self.bound();
+        self.bound(now);
     }
 
     /// Takes a skip: the sender will not send those sequences.
@@ -198,19 +230,23 @@ impl Reorder {
             let skipped = lane.skip(run.lane_seq, run.len, deadline);
             self.slots = self.slots + lane.slots() - before;
             self.stats.skipped += skipped;
-            self.advance(run.lane);
+            self.advance(run.lane, now);
         }
-        self.bound();
+        self.bound(now);
     }
 
-    /// Gives up what is overdue.
+    /// Ends pauses, and gives up what is overdue.
     pub(crate) fn handle_timeout(&mut self, now: Time) {
         let mut i = 0;
         while i < self.blocked.len() {
             let id = self.blocked[i];
+            self.advance(id, now);
+            if self.blocked.get(i) != Some(&id) {
+                continue;
+            }
             while self.lane(id).and_then(Lane::head_deadline).is_some_and(|at| at <= now) {
                 self.stats.timed_out += 1;
-                self.drop_head(id);
+                self.drop_head(id, now);
             }
             // `advance` removes the lane from the list when it is empty.
             if self.blocked.get(i) == Some(&id) {
@@ -219,9 +255,10 @@ impl Reorder {
         }
     }
 
-    /// The next deadline of any lane's first gap.
+    /// The next deadline of any lane's first gap, or the end of its pause.
     pub(crate) fn poll_timeout(&self) -> Option<Time> {
-        self.blocked.iter().filter_map(|&id| self.lane(id).and_then(Lane::head_deadline)).min()
+        let due = |lane: &Lane| lane.head_deadline().unwrap_or_else(|| lane.pauses.open_at());
+        self.blocked.iter().filter_map(|&id| self.lane(id).map(due)).min()
     }
 
     pub(crate) fn poll(&mut self) -> Option<PacketBuf> {
@@ -253,10 +290,11 @@ impl Reorder {
     }
 
     /// Hands on what is in order, and keeps the list of blocked lanes true.
-    fn advance(&mut self, id: u16) {
+    fn advance(&mut self, id: u16, now: Time) {
         let Some(lane) = self.lanes[usize::from(id)].as_mut() else { return };
         let before = lane.slots();
-        while let Some(packet) = lane.pop_ready() {
+        let open = self.hurry || lane.pauses.open_at() <= now;
+        while open && let Some(packet) = lane.pop_ready() {
             self.stats.held_packets -= 1;
             self.stats.held_bytes -= packet.capacity();
             self.stats.delivered += 1;
@@ -274,27 +312,33 @@ impl Reorder {
         }
     }
 
-    fn drop_head(&mut self, id: u16) {
+    fn drop_head(&mut self, id: u16, now: Time) {
         if let Some(lane) = self.lanes[usize::from(id)].as_mut() {
             let before = lane.slots();
             lane.drop_head_gap();
             self.slots -= before - lane.slots();
         }
-        self.advance(id);
+        self.advance(id, now);
     }
 
     /// Memory is short: the gap that has waited longest is given up.
-    fn bound(&mut self) {
+    fn bound(&mut self, now: Time) {
         while self.stats.held_bytes > self.config.reorder_bytes_max || self.slots > SLOTS_MAX {
+            if !self.hurry {
+                self.hurry = true;
+                self.blocked.clone().into_iter().for_each(|id| self.advance(id, now));
+                continue;
+            }
             let oldest = self
                 .blocked
                 .iter()
                 .filter_map(|&id| self.lane(id).and_then(Lane::head_deadline).map(|at| (at, id)))
                 .min();
-            let Some((_, id)) = oldest else { return };
+            let Some((_, id)) = oldest else { break };
             self.stats.evicted += 1;
-            self.drop_head(id);
+            self.drop_head(id, now);
         }
+        self.hurry = false;
     }
 
     /// A new sender has taken over: hand on all that is held and start every lane afresh.
@@ -311,6 +355,16 @@ impl Reorder {
         self.slots = 0;
         self.unordered.iter_mut().for_each(Seen::clear);
     }
+}
+
+/// Whether a packet is one of TCP: what else sends bulk may be a call, which pauses would spoil.
+fn is_tcp(packet: &[u8]) -> bool {
+    let protocol = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(9),
+        Some(6) => packet.get(6),
+        _ => None,
+    };
+    protocol == Some(&PROTO_TCP)
 }
 
 fn allowance(config: &ReceiverConfig, spread: Duration, rtt: Duration) -> Duration {

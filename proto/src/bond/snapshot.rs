@@ -177,6 +177,8 @@ pub struct ReceiverSnapshot {
     pub timed_out: u64,
     /// Sequences the sender said it will not send.
     pub skipped: u64,
+    /// Times that a lane was held back to let its connection's window grow.
+    pub pauses: u64,
     /// Packets put together from fragments.
     pub reassembled: u64,
     /// Packets whose fragments did not all come in time.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::pauses::Pauses;
 use super::seen::{Seen, Sight};
 use crate::buf::PacketBuf;
 use crate::time::Time;
@@ -43,13 +44,14 @@ pub(super) struct Lane {
     next: u32,
     slots: VecDeque<Slot>,
     seen: Seen,
+    pub(super) pauses: Pauses,
 }
 
 impl Lane {
     /// A lane whose first packet has sequence `first`.
     pub(super) fn new(first: u32) -> Self {
         let next = if first < START_NEAR { 0 } else { first };
-        Self { next, slots: VecDeque::new(), seen: Seen::default() }
+        Self { next, slots: VecDeque::new(), seen: Seen::default(), pauses: Pauses::default() }
     }
 
     pub(super) fn slots(&self) -> usize {

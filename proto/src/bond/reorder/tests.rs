@@ -158,3 +158,57 @@ fn nothing_comes_twice_when_a_lane_starts_anew_further_ahead() {
     assert_eq!(f.out(), vec![(1, 1)], "the gap may still be filled");
     assert_eq!(f.reorder.snapshot().held_packets, 0);
 }
+
+/// Bulk of TCP by a near path, one packet a millisecond, beside a far path that carries only heartbeats.
+fn bulk(f: &mut Fixture, protocol: u8, millis: std::ops::Range<u64>, mut taken: impl FnMut(u64, usize)) {
+    let mut packet = [0u8; 1200];
+    packet[0] = 0x45;
+    packet[9] = protocol;
+    for ms in millis {
+        let now = Time::from_millis(ms);
+        f.reorder.note_delay(PathId(1), 0.005, now);
+        f.reorder.note_data(PathId(1), packet.len());
+        f.reorder.note_delay(PathId(2), 0.040, now);
+        let buf = f.pool.copy_from(&packet).expect("fits");
+        f.reorder.handle(header(3, ms as u32, 1), buf, now);
+        if f.reorder.poll_timeout().is_some_and(|at| at <= now) {
+            f.reorder.handle_timeout(now);
+        }
+        let count = std::iter::from_fn(|| f.reorder.poll()).count();
+        taken(ms, count);
+    }
+}
+
+#[test]
+fn bulk_beside_an_idle_path_is_held_back_now_and_then_for_no_longer_than_a_pause() {
+    let mut f = Fixture { reorder: Reorder::new(ReceiverConfig::default()), pool: BufPool::new(1400, 64) };
+    let (mut waiting, mut longest, mut bursts) = (0, 0, 0);
+    bulk(&mut f, PROTO_TCP, 0..3000, |_, count| {
+        waiting = if count == 0 { waiting + 1 } else { 0 };
+        longest = longest.max(waiting);
+        bursts += usize::from(count > 30);
+    });
+    assert!((38..=41).contains(&longest), "{longest} ms");
+    let pauses = f.reorder.snapshot().pauses;
+    assert!(bursts > 8 && pauses.abs_diff(bursts as u64) <= 1, "{bursts} bursts, {pauses} pauses");
+    assert_eq!(f.reorder.snapshot().timed_out, 0);
+
+    let mut calls =
+        Fixture { reorder: Reorder::new(ReceiverConfig::default()), pool: BufPool::new(1400, 64) };
+    bulk(&mut calls, 17, 0..3000, |ms, count| assert_eq!(count, 1, "a call waits at {ms} ms"));
+}
+
+#[test]
+fn a_pause_ends_when_memory_is_short() {
+    let config = ReceiverConfig { reorder_bytes_max: 15 * 1400, ..ReceiverConfig::default() };
+    let mut f = Fixture { reorder: Reorder::new(config), pool: BufPool::new(1400, 64) };
+    let mut longest = 0;
+    let mut waiting = 0;
+    bulk(&mut f, PROTO_TCP, 0..3000, |_, count| {
+        waiting = if count == 0 { waiting + 1 } else { 0 };
+        longest = longest.max(waiting);
+    });
+    let stats = f.reorder.snapshot();
+    assert!(stats.pauses > 8 && longest <= 15, "{longest} packets waited");
+    assert_eq!((stats.evicted, stats.timed_out, stats.delivered), (0, 0, 3000));
+}
