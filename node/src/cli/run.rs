@@ -23,9 +23,11 @@ use crate::{identity, status};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// The configuration (TOML); mwb-node config default prints a sample
+    /// The configuration (TOML, JSON or YAML); mwb-node config default prints a sample
     #[arg(long, env = "MWB_CONFIG", value_name = "FILE")]
     config: PathBuf,
+    #[command(flatten)]
+    options: config_file::Options,
     #[command(flatten)]
     state: StateDir,
     #[command(flatten)]
@@ -42,8 +44,11 @@ pub(super) struct RunArgs {
 /// # Errors
 /// A refused configuration, a host that cannot be used, or a node that could not go on.
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
-    let config = config_file::load(&args.config)?;
+    let config = config_file::load(&args.config, &args.options)?;
     start_logging(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let identity = Arc::new(identity::load_or_make(&args.state.state_dir)?);
     let store = Store::new(&args.state.state_dir);
     let membership = Membership::open(store, identity.node_id())
