@@ -39,6 +39,8 @@ pub(crate) struct NodeConfig {
     pub(crate) tun: Tun,
     /// Enabled uplinks in the order of the file; empty on an exit.
     pub(crate) uplinks: Vec<Uplink>,
+    /// What is found by the node itself, as far as that is for the file to say; an exit looks for nothing.
+    pub(crate) discovery: Discovery,
     /// The nodes we talk to.
     pub(crate) peers: Vec<Peer>,
     /// Set when this node is an exit.
@@ -58,6 +60,15 @@ pub(crate) struct Tun {
     pub(crate) name: String,
     /// 1280 to 9000 bytes.
     pub(crate) mtu: u16,
+}
+
+/// What the node finds by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Discovery {
+    /// Whether uplinks are looked for.
+    pub(crate) uplinks: bool,
+    /// Names of interfaces that are left alone, with `*` and `?`; those of disabled uplinks among them.
+    pub(crate) ignore: Vec<String>,
 }
 
 /// One way to the internet.
@@ -98,10 +109,30 @@ pub(crate) enum LinkType {
     Cable,
     Ethernet,
     Wifi,
+    /// A telephone that shares its line over a cable.
+    Tethering,
     Other,
 }
 
 impl LinkType {
+    /// As the file writes it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Adsl => "adsl",
+            Self::Vdsl => "vdsl",
+            Self::Fiber => "fiber",
+            Self::Starlink => "starlink",
+            Self::Satellite => "satellite",
+            Self::Lte => "lte",
+            Self::FiveG => "5g",
+            Self::Cable => "cable",
+            Self::Ethernet => "ethernet",
+            Self::Wifi => "wifi",
+            Self::Tethering => "tethering",
+            Self::Other => "other",
+        }
+    }
+
     /// What others on the LAN are told.
     pub(crate) fn announced(self) -> UplinkKind {
         match self {
@@ -109,7 +140,7 @@ impl LinkType {
             Self::Fiber => UplinkKind::Fiber,
             Self::Starlink => UplinkKind::Starlink,
             Self::Satellite => UplinkKind::Satellite,
-            Self::Lte | Self::FiveG => UplinkKind::Lte,
+            Self::Lte | Self::FiveG | Self::Tethering => UplinkKind::Lte,
             Self::Cable => UplinkKind::Cable,
             Self::Ethernet | Self::Wifi | Self::Other => UplinkKind::Unknown,
         }
@@ -149,9 +180,9 @@ pub(crate) struct Lan {
 }
 
 impl Lan {
-    /// Whether others may lease `uplink`.
-    pub(crate) fn lends(&self, uplink: &Uplink) -> bool {
-        self.lend && uplink.lend && (!uplink.metered || self.lend_metered)
+    /// Whether others may lease an uplink, metered or not, whose own block does not forbid it.
+    pub(crate) fn lends(&self, metered: bool) -> bool {
+        self.lend && (!metered || self.lend_metered)
     }
 }
 
@@ -235,9 +266,20 @@ pub(crate) fn load(path: &Path) -> Result<NodeConfig, Refused> {
             fix: format!("write one, starting from the sample: mwb-node config default > {}", path.display()),
         }])
     })?;
-    let environment =
-        Environment::with_prefix("MWB").prefix_separator("__").separator("__").try_parsing(true);
-    parse(&text, &path.display().to_string(), environment)
+    parse(&text, &path.display().to_string(), environment())
+}
+
+/// As [`load`], without a file.
+///
+/// # Errors
+/// All faults found in the environment.
+pub(crate) fn defaults() -> Result<NodeConfig, Refused> {
+    parse("", "no file", environment())
+}
+
+/// The environment of this process.
+fn environment() -> Environment {
+    Environment::with_prefix("MWB").prefix_separator("__").separator("__").try_parsing(true)
 }
 
 /// As [`load`], of a text that came from `origin`.

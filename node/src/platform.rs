@@ -2,4 +2,4 @@
 
 pub(crate) mod linux;
 
-pub(crate) use linux::{LinuxPlatform, MARK};
+pub(crate) use linux::{Candidate, LinuxPlatform, MARK, Wanted};

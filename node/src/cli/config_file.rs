@@ -29,6 +29,9 @@ pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
             let role = match (&config.exit, config.uplinks.len()) {
                 (Some(_), _) if config.peers.is_empty() => "an exit for the members of its mesh".to_owned(),
                 (Some(_), _) => format!("an exit for {} peers", config.peers.len()),
+                (None, 0) if config.discovery.uplinks && config.peers.iter().any(|peer| peer.exit) => {
+                    "an edge with the uplinks that it finds".to_owned()
+                }
                 (None, 0) => "what its membership says".to_owned(),
                 (None, 1) => "an edge with 1 uplink".to_owned(),
                 (None, uplinks) => format!("an edge with {uplinks} uplinks"),
@@ -38,6 +41,22 @@ pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
         ConfigCommand::Default => output::text(config::SAMPLE)?,
     }
     Ok(())
+}
+
+/// Where the configuration is unless a command is told.
+const DEFAULT_FILE: &str = "/etc/mwb-node.toml";
+
+/// Loads `file`, or the one at the usual place; where there is none either, only the environment says something.
+///
+/// # Errors
+/// [`REFUSED`] with every fault.
+pub(super) fn load_or_default(file: Option<&std::path::Path>) -> Result<config::NodeConfig, Failure> {
+    let usual = std::path::Path::new(DEFAULT_FILE);
+    match file {
+        Some(file) => load(file),
+        None if usual.exists() => load(usual),
+        None => config::defaults().map_err(|refused| Failure { code: REFUSED, message: refused.to_string() }),
+    }
 }
 
 /// Loads `file` for a command.

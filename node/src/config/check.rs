@@ -11,7 +11,8 @@ use mwb_actors::identity::NodeId;
 use mwb_actors::spec::EXIT_ADDRESSES_MAX;
 use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
 
-use super::{Bond, Exit, Fault, Lan, NodeConfig, Peer, Refused, Tun, Uplink, duration, file};
+use super::file::UplinkDiscovery;
+use super::{Bond, Discovery, Exit, Fault, Lan, NodeConfig, Peer, Refused, Tun, Uplink, duration, file};
 
 mod repair;
 
@@ -157,7 +158,20 @@ pub(super) fn check(file: file::File, place: &Place<'_>) -> Result<NodeConfig, R
         name: faults.interface("tun.name", file.tun.name),
         mtu: u16::try_from(faults.range("tun.mtu", file.tun.mtu, MTU_MIN, MTU_MAX)).unwrap_or(u16::MAX),
     };
+    let disabled = file.uplinks.iter().filter(|uplink| !uplink.enabled);
+    let mut ignore: Vec<_> = disabled.filter_map(|uplink| uplink.interface.clone()).collect();
     let uplinks = uplinks(file.uplinks, &tun, &mut faults);
+    for (index, pattern) in file.discovery.ignore.into_iter().enumerate() {
+        ignore.push(faults.interface(&format!("discovery.ignore[{index}]"), pattern));
+    }
+    let discovery = Discovery {
+        uplinks: match file.discovery.uplinks {
+            UplinkDiscovery::Auto => uplinks.is_empty() && file.exit.is_none(),
+            UplinkDiscovery::Off => false,
+            UplinkDiscovery::Also => true,
+        },
+        ignore,
+    };
     let peers = peers(file.peers, &mut faults);
     let exit = file.exit.map(|exit| self::exit(&exit, &mut faults));
     let lan = lan(file.lan, &tun, &mut faults);
@@ -165,13 +179,14 @@ pub(super) fn check(file: file::File, place: &Place<'_>) -> Result<NodeConfig, R
     let mut bond = bond(&file.bond, mode, &mut faults);
     bond.sender.fec = repair::fec(&file.fec, &mut faults);
     bond.sender.duplication = repair::duplication(&file.duplication, &mut faults);
-    roles(&uplinks, &peers, exit.is_some(), lan.is_some(), &mut faults);
+    let has_ways = !uplinks.is_empty() || lan.is_some() || discovery.uplinks;
+    roles(&uplinks, &discovery, &peers, (exit.is_some(), has_ways), &mut faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&file.log.level) {
         let fix = "write error, warn, info, debug or trace, or directives such as \"info,mwb_actors=debug\"";
         faults.add("log.level", format!("{:?} is no filter: {error}", file.log.level), fix);
     }
     if faults.found.is_empty() {
-        Ok(NodeConfig { name, workers, tun, uplinks, peers, exit, lan, bond, log: file.log.level })
+        Ok(NodeConfig { name, workers, tun, uplinks, discovery, peers, exit, lan, bond, log: file.log.level })
     } else {
         Err(Refused(faults.found))
     }
@@ -394,7 +409,13 @@ fn bond(written: &file::Bond, mode: RoutingMode, faults: &mut Faults<'_>) -> Bon
 
 /// A node has one role. Whether it has all that its role needs shows when it runs: it may be a member
 /// of a mesh.
-fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut Faults<'_>) {
+fn roles(
+    uplinks: &[Uplink],
+    discovery: &Discovery,
+    peers: &[Peer],
+    (exit, has_ways): (bool, bool),
+    faults: &mut Faults<'_>,
+) {
     let exits = peers.iter().filter(|peer| peer.exit).count();
     match (exit, exits) {
         (true, 0) => {
@@ -405,6 +426,13 @@ fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut
                     "remove [[uplinks]], or remove [exit]",
                 );
             }
+            if discovery.uplinks {
+                faults.add(
+                    "discovery.uplinks",
+                    "an exit does not bond uplinks",
+                    "remove the key, or remove [exit]",
+                );
+            }
         }
         (true, _) => {
             let fix = "remove [exit] on an edge, or exit = true from the peers on an exit";
@@ -413,9 +441,9 @@ fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut
         // The mesh may have one.
         (false, 0) => {}
         (false, 1) => {
-            if uplinks.is_empty() && !lan {
-                let fix = "write at least one [[uplinks]] block with its interface, or lan.interfaces to use those \
-                           of others";
+            if !has_ways {
+                let fix = "write at least one [[uplinks]] block with its interface, remove discovery.uplinks, or write \
+                           lan.interfaces to use those of others";
                 faults.add("uplinks", "no uplink is enabled", fix);
             }
         }

@@ -13,6 +13,7 @@ use super::{Fault, LinkType, Place};
 pub(super) struct File {
     pub(super) node: Node,
     pub(super) tun: Tun,
+    pub(super) discovery: Discovery,
     pub(super) uplinks: Vec<Uplink>,
     pub(super) peers: Vec<Peer>,
     pub(super) exit: Option<Exit>,
@@ -42,6 +43,26 @@ impl Default for Tun {
     fn default() -> Self {
         Self { name: "mwb0".to_owned(), mtu: 1408 }
     }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Discovery {
+    pub(super) uplinks: UplinkDiscovery,
+    pub(super) ignore: Vec<String>,
+}
+
+/// Whether uplinks are looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum UplinkDiscovery {
+    /// When none is enabled in the file.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Beside those in the file.
+    Also,
 }
 
 #[derive(Deserialize)]

@@ -194,7 +194,27 @@ fn ids_left_out_take_the_free_numbers() {
 fn disabled_uplinks_are_checked_but_not_used() {
     let text = edge(&format!("{LINK}[[uplinks]]\ninterface = \"b\"\nenabled = false\n"));
     assert_eq!(read(&text).expect("good").uplinks.len(), 1);
-    assert_eq!(fault(&edge(&format!("{LINK}enabled = false\n"))).key, "uplinks");
+    let off = "[discovery]\nuplinks = \"off\"\n";
+    assert_eq!(fault(&edge(&format!("{off}{LINK}enabled = false\n"))).key, "uplinks");
+}
+
+#[test]
+fn uplinks_are_looked_for_where_none_is_named() {
+    let found = |text: &str| read(text).expect("good").discovery;
+    let discovery = |what: &str| format!("[discovery]\nuplinks = \"{what}\"\n");
+    assert!(found("").uplinks && found(&edge("")).uplinks);
+    assert!(!found(&edge(LINK)).uplinks);
+    assert!(found(&edge(&(discovery("also") + LINK))).uplinks);
+    assert!(!found(&discovery("off")).uplinks);
+    assert_eq!(fault(&edge(&discovery("off"))).key, "uplinks");
+    let disabled = found(&edge(&format!("{LINK}enabled = false\n[discovery]\nignore = [\"wlan*\"]\n")));
+    assert!(disabled.uplinks);
+    assert_eq!(disabled.ignore, ["eth0", "wlan*"]);
+    let exit = format!("[[peers]]\nnode_id = \"{ID}\"\n[exit]\n");
+    assert!(!found(&exit).uplinks);
+    assert_eq!(fault(&(discovery("also") + &exit)).key, "discovery.uplinks");
+    assert_eq!(fault(&discovery("yes")).key, "discovery.uplinks");
+    assert_eq!(fault("[discovery]\nignore = [\"a/b\"]\n").key, "discovery.ignore[0]");
 }
 
 #[test]
