@@ -150,9 +150,10 @@ fn run_refuses_what_check_refuses() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("none.toml") && text.contains("mwb-node config default >"), "{text}");
     assert!(!Path::new(&path("s")).exists() && !Path::new(&path("r")).exists(), "nothing was made");
-    let output = run(&["run"]);
+    // No file is needed, but a mesh is.
+    let output = run(&["run", "--state-dir", &path("s"), "--runtime-dir", &path("r")]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--config"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("mwb-node join TOKEN"));
 }
 
 #[test]

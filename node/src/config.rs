@@ -58,6 +58,8 @@ pub(crate) struct NodeConfig {
     pub(crate) tun: Tun,
     /// Enabled uplinks in the order of the file; empty on an exit.
     pub(crate) uplinks: Vec<Uplink>,
+    /// What is found by the node itself, as far as that is for the file to say; an exit looks for nothing.
+    pub(crate) discovery: Discovery,
     /// The nodes we talk to.
     pub(crate) peers: Vec<Peer>,
     /// Set when this node is an exit.
@@ -79,6 +81,15 @@ pub(crate) struct Tun {
     pub(crate) name: String,
     /// 1280 to 9000 bytes.
     pub(crate) mtu: u16,
+}
+
+/// What the node finds by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Discovery {
+    /// Whether uplinks are looked for.
+    pub(crate) uplinks: bool,
+    /// Names of interfaces that are left alone, with `*` and `?`; those of disabled uplinks among them.
+    pub(crate) ignore: Vec<String>,
 }
 
 /// One way to the internet.
@@ -119,6 +130,8 @@ pub(crate) enum LinkType {
     Cable,
     Ethernet,
     Wifi,
+    /// A telephone that shares its line over a cable.
+    Tethering,
     Other,
 }
 
@@ -135,7 +148,7 @@ pub(crate) struct Typical {
 
 impl LinkType {
     /// All of them, in the order of the documentation.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Adsl,
         Self::Vdsl,
         Self::Fiber,
@@ -146,6 +159,7 @@ impl LinkType {
         Self::Cable,
         Self::Ethernet,
         Self::Wifi,
+        Self::Tethering,
         Self::Other,
     ];
 
@@ -162,6 +176,7 @@ impl LinkType {
             Self::Cable => "cable",
             Self::Ethernet => "ethernet",
             Self::Wifi => "wifi",
+            Self::Tethering => "tethering",
             Self::Other => "other",
         }
     }
@@ -183,7 +198,7 @@ impl LinkType {
             Self::Lte => typical((20, 80), (5, 100), "medium"),
             Self::FiveG => typical((10, 40), (100, 1000), "medium to high"),
             Self::Cable => typical((10, 30), (50, 500), "high"),
-            Self::Ethernet | Self::Wifi | Self::Other => None,
+            Self::Ethernet | Self::Wifi | Self::Tethering | Self::Other => None,
         }
     }
 
@@ -194,7 +209,7 @@ impl LinkType {
             Self::Fiber => UplinkKind::Fiber,
             Self::Starlink => UplinkKind::Starlink,
             Self::Satellite => UplinkKind::Satellite,
-            Self::Lte | Self::FiveG => UplinkKind::Lte,
+            Self::Lte | Self::FiveG | Self::Tethering => UplinkKind::Lte,
             Self::Cable => UplinkKind::Cable,
             Self::Ethernet | Self::Wifi | Self::Other => UplinkKind::Unknown,
         }
@@ -234,9 +249,9 @@ pub(crate) struct Lan {
 }
 
 impl Lan {
-    /// Whether others may lease `uplink`.
-    pub(crate) fn lends(&self, uplink: &Uplink) -> bool {
-        self.lend && uplink.lend && (!uplink.metered || self.lend_metered)
+    /// Whether others may lease an uplink, metered or not, whose own block does not forbid it.
+    pub(crate) fn lends(&self, metered: bool) -> bool {
+        self.lend && (!metered || self.lend_metered)
     }
 }
 
@@ -333,15 +348,17 @@ pub(crate) struct Loaded {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// Reads `path`, applies the environment of this process and `options` (`KEY=VALUE`), and checks the result.
+/// Reads `path`, if there is a file, applies the environment of this process and `options` (`KEY=VALUE`), and checks the
+/// result.
 ///
 /// # Errors
 /// All faults found; nothing is half applied.
-pub(crate) fn load(path: &Path, options: &[String]) -> Result<Loaded, Refused> {
-    let text = read::text(path).map_err(|fault| Refused(vec![fault]))?;
+pub(crate) fn load(path: Option<&Path>, options: &[String]) -> Result<Loaded, Refused> {
     // What is not UTF-8 sets nothing, and is told by its name.
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+    let Some(path) = path else { return parse("", Format::Toml, "no file", variables, options) };
+    let text = read::text(path).map_err(|fault| Refused(vec![fault]))?;
     parse(&text, Format::of(path), &path.display().to_string(), variables, options)
 }
 

@@ -2,7 +2,7 @@
 
 pub(crate) mod linux;
 
-pub(crate) use linux::{LinuxPlatform, MARK};
+pub(crate) use linux::{Candidate, LinuxPlatform, MARK, Wanted};
 
 use std::net::IpAddr;
 

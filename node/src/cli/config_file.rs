@@ -19,8 +19,8 @@ pub(super) enum ConfigCommand {
     },
     /// Print the configuration that holds, with the origin of each value
     Show {
-        /// The configuration
-        file: PathBuf,
+        /// The configuration [default: /etc/mwb-node.toml, if it is there]
+        file: Option<PathBuf>,
         #[command(flatten)]
         options: Options,
         /// As a list of objects with key, value, origin and place
@@ -50,11 +50,14 @@ pub(super) struct Options {
 pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
     match command {
         ConfigCommand::Check { file, options } => {
-            let config = read(file, options)?.node;
+            let config = read(Some(file), options)?.node;
             tell(&placed(config.clone()));
             let role = match (&config.exit, config.uplinks.len()) {
                 (Some(_), _) if config.peers.is_empty() => "an exit for the members of its mesh".to_owned(),
                 (Some(_), _) => format!("an exit for {} peers", config.peers.len()),
+                (None, 0) if config.discovery.uplinks && config.peers.iter().any(|peer| peer.exit) => {
+                    "an edge with the uplinks that it finds".to_owned()
+                }
                 (None, 0) => "what its membership says".to_owned(),
                 (None, 1) => "an edge with 1 uplink".to_owned(),
                 (None, uplinks) => format!("an edge with {uplinks} uplinks"),
@@ -62,7 +65,7 @@ pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
             output::line(&format!("{}: correct; {} is {role}", file.display(), config.name))?;
         }
         ConfigCommand::Show { file, options, json } => {
-            let Loaded { node, entries } = read(file, options)?;
+            let Loaded { node, entries } = read(file.as_deref(), options)?;
             tell(&placed(node));
             if *json {
                 let shown = serde_json::to_string_pretty(&config::show_json(&entries))
@@ -82,11 +85,15 @@ pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Loads `file` for a node that begins here and now: its uplinks have interfaces.
+/// Where the configuration is unless a command is told.
+const DEFAULT_FILE: &str = "/etc/mwb-node.toml";
+
+/// Loads `file`, or the one at the usual place, for a node that begins here and now: its uplinks have interfaces. Where
+/// there is no file either, only the environment and `options` say something.
 ///
 /// # Errors
 /// [`REFUSED`] with every fault.
-pub(super) fn load(file: &Path, options: &Options) -> Result<NodeConfig, Failure> {
+pub(super) fn load(file: Option<&Path>, options: &Options) -> Result<NodeConfig, Failure> {
     read(file, options).map(|loaded| placed(loaded.node))
 }
 
@@ -102,7 +109,9 @@ fn placed(mut config: NodeConfig) -> NodeConfig {
     config
 }
 
-fn read(file: &Path, options: &Options) -> Result<Loaded, Failure> {
+fn read(file: Option<&Path>, options: &Options) -> Result<Loaded, Failure> {
+    let usual = Path::new(DEFAULT_FILE);
+    let file = file.or_else(|| usual.exists().then_some(usual));
     let refused = |refused: config::Refused| Failure { code: REFUSED, message: refused.to_string() };
     let mut loaded = config::load(file, &options.set).map_err(refused)?;
     loaded.node.warnings.extend(absent(&loaded));

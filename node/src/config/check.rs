@@ -11,8 +11,9 @@ use mwb_actors::spec::{EXIT_ADDRESSES_MAX, UPLINK_ID_MAX};
 use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
 use serde_json::Value as Json;
 
+use super::file::UplinkDiscovery;
 use super::walk::{DEFAULT, Entry, Places};
-use super::{Bond, Exit, Fault, Lan, NodeConfig, Peer, Tun, Uplink, Warning, file};
+use super::{Bond, Discovery, Exit, Fault, Lan, NodeConfig, Peer, Tun, Uplink, Warning, file};
 
 mod repair;
 
@@ -125,21 +126,47 @@ pub(super) fn check(
     let workers = file.node.workers.map(|workers| usize::try_from(workers).unwrap_or(usize::MAX));
     let mtu = u16::try_from(file.tun.mtu).unwrap_or(u16::MAX);
     let tun = Tun { name: faults.interface("tun.name", file.tun.name), mtu };
+    let disabled = file.uplinks.iter().filter(|uplink| !uplink.enabled);
+    let mut ignore: Vec<_> = disabled.filter_map(|uplink| uplink.interface.clone()).collect();
     let uplinks = uplinks(file.uplinks, &tun, &mut faults);
+    for (index, pattern) in file.discovery.ignore.into_iter().enumerate() {
+        ignore.push(faults.interface(&format!("discovery.ignore[{index}]"), pattern));
+    }
+    let discovery = Discovery {
+        uplinks: match file.discovery.uplinks {
+            UplinkDiscovery::Auto => uplinks.is_empty() && file.exit.is_none(),
+            UplinkDiscovery::Off => false,
+            UplinkDiscovery::Also => true,
+        },
+        ignore,
+    };
     let peers = peers(file.peers, &mut faults);
     let exit = file.exit.map(|exit| self::exit(&exit, &mut faults));
     let lan = lan(file.lan, &tun, &mut faults);
     let mut bond = bond(&file.bond, &file.routing);
     bond.sender.fec = repair::fec(&file.fec);
     bond.sender.duplication = repair::duplication(&file.duplication);
-    roles(&uplinks, &peers, exit.is_some(), lan.is_some(), &mut faults);
+    let has_ways = !uplinks.is_empty() || lan.is_some() || discovery.uplinks;
+    roles(&uplinks, &discovery, &peers, (exit.is_some(), has_ways), &mut faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&file.log.level) {
         let fix = "write error, warn, info, debug or trace, or directives such as \"info,mwb_actors=debug\"";
         faults.add("log.level", format!("{:?} is no filter: {error}", file.log.level), fix);
     }
     if faults.found.is_empty() {
         let warnings = faults.warnings;
-        Ok(NodeConfig { name, workers, tun, uplinks, peers, exit, lan, bond, log: file.log.level, warnings })
+        Ok(NodeConfig {
+            name,
+            workers,
+            tun,
+            uplinks,
+            discovery,
+            peers,
+            exit,
+            lan,
+            bond,
+            log: file.log.level,
+            warnings,
+        })
     } else {
         Err(faults.found)
     }
@@ -324,7 +351,13 @@ fn bond(written: &file::Bond, routing: &file::Routing) -> Bond {
 
 /// A node has one role. Whether it has all that its role needs shows when it runs: it may be a member
 /// of a mesh.
-fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut Faults<'_>) {
+fn roles(
+    uplinks: &[Uplink],
+    discovery: &Discovery,
+    peers: &[Peer],
+    (exit, has_ways): (bool, bool),
+    faults: &mut Faults<'_>,
+) {
     let exits = peers.iter().filter(|peer| peer.exit).count();
     match (exit, exits) {
         (true, 0) => {
@@ -335,6 +368,13 @@ fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut
                     "remove [[uplinks]], or remove [exit]",
                 );
             }
+            if discovery.uplinks {
+                faults.add(
+                    "discovery.uplinks",
+                    "an exit does not bond uplinks",
+                    "remove the key, or remove [exit]",
+                );
+            }
         }
         (true, _) => {
             let fix = "remove [exit] on an edge, or exit = true from the peers on an exit";
@@ -343,9 +383,9 @@ fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut
         // The mesh may have one.
         (false, 0) => {}
         (false, 1) => {
-            if uplinks.is_empty() && !lan {
-                let fix = "write at least one [[uplinks]] block with its interface, or lan.interfaces to use those \
-                           of others";
+            if !has_ways {
+                let fix = "write at least one [[uplinks]] block with its interface, remove discovery.uplinks, or write \
+                           lan.interfaces to use those of others";
                 faults.add("uplinks", "no uplink is enabled", fix);
             }
         }

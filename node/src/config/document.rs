@@ -35,8 +35,8 @@ stand in files only.
 const TYPES: &str = "
 ## Types of uplinks
 
-What lines of a kind are like as a rule. `mwb-node` measures its uplinks and assumes nothing of this: a type changes
-neither rates nor routes. It is shown to people and told to others on the LAN.
+What lines of a kind are like as a rule. `mwb-node` measures its uplinks and assumes nothing of this: a type changes no
+rate. It is shown to people, told to others on the LAN, and chooses the interface where none is named.
 
 | `type` | round trip | rate | dependable |
 |---|---|---|---|

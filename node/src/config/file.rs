@@ -11,6 +11,7 @@ use super::{LinkType, duration};
 pub(super) struct File {
     pub(super) node: Node,
     pub(super) tun: Tun,
+    pub(super) discovery: Discovery,
     pub(super) uplinks: Vec<Uplink>,
     pub(super) peers: Vec<Peer>,
     pub(super) exit: Option<Exit>,
@@ -34,6 +35,25 @@ pub(super) struct Node {
 pub(super) struct Tun {
     pub(super) name: String,
     pub(super) mtu: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Discovery {
+    pub(super) uplinks: UplinkDiscovery,
+    pub(super) ignore: Vec<String>,
+}
+
+/// Whether uplinks are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum UplinkDiscovery {
+    /// When none is enabled in the file.
+    Auto,
+    /// Never.
+    Off,
+    /// Beside those in the file.
+    Also,
 }
 
 #[derive(Deserialize)]

@@ -60,6 +60,8 @@ impl LinkType {
             // Dialled, either way.
             Self::Lte | Self::FiveG => cellular || any(&["ppp"]),
             Self::Wifi => wireless,
+            // Named by its hardware address where names are made predictable.
+            Self::Tethering => any(&["usb", "enx"]),
             Self::Other => true,
             Self::Adsl
             | Self::Vdsl

@@ -39,7 +39,11 @@ fn fault(text: &str) -> Fault {
     let mut faults = read(text).expect_err("must be refused").0;
     assert_eq!(faults.len(), 1, "{faults:?}");
     let fault = faults.remove(0);
-    assert!(fault.origin.strip_prefix(FILE).is_some_and(|line| line.starts_with(':')), "{fault}");
+    // What nobody wrote has no line.
+    assert!(
+        fault.origin.strip_prefix(FILE).is_some_and(|line| line.is_empty() || line.starts_with(':')),
+        "{fault}"
+    );
     assert!(!fault.fix.is_empty() && !fault.problem.is_empty());
     fault
 }
@@ -180,7 +184,7 @@ fn unknown_keys_are_refused_with_their_place() {
     assert_eq!((fault.key.as_str(), fault.origin.as_str()), ("uplinks[0].wieght", "/etc/test.toml:8"));
     assert!(fault.problem.contains("did you mean uplinks[].weight?"), "{fault}");
     for (text, key, says) in [
-        ("colour = 1", "colour", "there are node, tun, uplinks"),
+        ("colour = 1", "colour", "there are node, tun, "),
         ("[tunn]\nmtu = 1400", "tunn", "did you mean tun?"),
         ("mtu = 1400", "mtu", "did you mean tun.mtu?"),
         ("[tun]\nMTU = 1400", "tun.MTU", "did you mean tun.mtu?"),
@@ -286,7 +290,27 @@ fn ids_left_out_take_the_free_numbers() {
 fn disabled_uplinks_are_checked_but_not_used() {
     let text = edge(&format!("{LINK}[[uplinks]]\ninterface = \"b\"\nenabled = false\n"));
     assert_eq!(read(&text).expect("good").uplinks.len(), 1);
-    assert_eq!(fault(&edge(&format!("{LINK}enabled = false\n"))).key, "uplinks");
+    let off = "[discovery]\nuplinks = \"off\"\n";
+    assert_eq!(fault(&edge(&format!("{off}{LINK}enabled = false\n"))).key, "uplinks");
+}
+
+#[test]
+fn uplinks_are_looked_for_where_none_is_named() {
+    let found = |text: &str| read(text).expect("good").discovery;
+    let discovery = |what: &str| format!("[discovery]\nuplinks = \"{what}\"\n");
+    assert!(found("").uplinks && found(&edge("")).uplinks);
+    assert!(!found(&edge(LINK)).uplinks);
+    assert!(found(&edge(&(discovery("also") + LINK))).uplinks);
+    assert!(!found(&discovery("off")).uplinks);
+    assert_eq!(fault(&edge(&discovery("off"))).key, "uplinks");
+    let disabled = found(&edge(&format!("{LINK}enabled = false\n[discovery]\nignore = [\"wlan*\"]\n")));
+    assert!(disabled.uplinks);
+    assert_eq!(disabled.ignore, ["eth0", "wlan*"]);
+    let exit = format!("[[peers]]\nnode_id = \"{ID}\"\n[exit]\n");
+    assert!(!found(&exit).uplinks);
+    assert_eq!(fault(&(discovery("also") + &exit)).key, "discovery.uplinks");
+    assert_eq!(fault(&discovery("yes")).key, "discovery.uplinks");
+    assert_eq!(fault("[discovery]\nignore = [\"a/b\"]\n").key, "discovery.ignore[0]");
 }
 
 #[test]

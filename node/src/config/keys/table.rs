@@ -48,6 +48,10 @@ pub(crate) const SECTIONS: &[Section] = &[
     section("node", "This node."),
     section("tun", "The virtual interface that takes the host's traffic."),
     section(
+        "discovery",
+        "What an edge finds by itself. It follows its host: what is plugged in is used within a second.",
+    ),
+    section(
         "uplinks[]",
         "One block for each way to the internet of this host. `wans` is another name for it.",
     ),
@@ -91,6 +95,20 @@ pub(super) const KEYS: &[Key] = &[
     key("tun.mtu", Kind::Whole(MTU_MIN, MTU_MAX), Given::Value(|| json!(1408)), "Largest packet that it carries.")
         .unit("bytes")
         .advice("1408 fits uplinks of 1492 bytes (PPPoE) over IPv6; what does not fit a path is fragmented."),
+    key(
+        "discovery.uplinks",
+        Kind::Choice(|| vec!["auto", "also", "off"]),
+        Given::Value(|| json!("auto")),
+        "auto: the uplinks are all interfaces with a default route, unless `[[uplinks]]` names some; also: those beside \
+         the ones that are named; off: only what is named.",
+    ),
+    key(
+        "discovery.ignore",
+        Kind::List(&Kind::Text("an interface's name, with * and ? as in a shell")),
+        Given::Value(|| json!([])),
+        "Interfaces to leave alone.",
+    )
+    .advice("Those of uplinks with `enabled` false are left alone too, and so are tunnels, VPNs and bridges of Docker."),
     key(
         "uplinks[].id",
         Kind::Whole(1, UPLINK_ID_MAX as u64),
@@ -148,7 +166,7 @@ pub(super) const KEYS: &[Key] = &[
         "uplinks[].enabled",
         Kind::Bool,
         Given::Value(|| json!(true)),
-        "Whether it is used; a block that is not is still checked.",
+        "Whether it is used; a block that is not is still checked, and its interface is not found either.",
     ),
     key(
         "peers[].name",

@@ -120,14 +120,14 @@ fn yaml_scalars_are_those_of_the_core_schema() {
 fn files_that_cannot_be_read_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("node.toml");
-    let refused = |path: &Path| load(path, &[]).expect_err("bad").to_string();
+    let refused = |path: &Path| load(Some(path), &[]).expect_err("bad").to_string();
     assert!(refused(&path).contains("cannot be read"));
     assert!(refused(dir.path()).contains("cannot be read"));
     assert!(refused(Path::new("/dev/zero")).contains("is longer than"));
     std::fs::write(&path, b"[tun]\nname = \"\xff\"\n").expect("written");
     assert!(refused(&path).contains("byte 14 is not UTF-8"), "{}", refused(&path));
     std::fs::write(&path, "\u{feff}[node]\r\nname = \"x\"\r\n").expect("written");
-    assert_eq!(load(&path, &[]).expect("as Windows writes it").node.name, "x");
+    assert_eq!(load(Some(&path), &[]).expect("as Windows writes it").node.name, "x");
 }
 
 /// Words that make texts which are almost configurations.

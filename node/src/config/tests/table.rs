@@ -43,8 +43,20 @@ fn every_key_has_a_field_and_every_field_a_key() {
     }
 }
 
-const SECTIONS_OF: [&str; 11] =
-    ["node", "tun", "uplinks[]", "peers[]", "lan", "exit", "routing", "bond", "fec", "duplication", "log"];
+const SECTIONS_OF: [&str; 12] = [
+    "node",
+    "tun",
+    "discovery",
+    "uplinks[]",
+    "peers[]",
+    "lan",
+    "exit",
+    "routing",
+    "bond",
+    "fec",
+    "duplication",
+    "log",
+];
 
 #[test]
 fn the_sample_has_every_key() {
