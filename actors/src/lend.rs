@@ -20,6 +20,7 @@ use crate::lan::{LanPeer, LanPeers};
 use crate::membership::Membership;
 use crate::relay::RelayStats;
 use crate::supervisor::Plan;
+use crate::uplinks::Uplinks;
 use crate::wan_link::Link;
 
 /// Messages about leases that may wait for either actor.
@@ -29,8 +30,8 @@ const MAIL_MAX: usize = 256;
 pub struct LendingParts {
     /// The members on the LAN.
     pub peers: Arc<LanPeers>,
-    /// Numbers of our uplinks and their links.
-    pub uplinks: Vec<(u8, Arc<Link>)>,
+    /// Our uplinks.
+    pub uplinks: Arc<Uplinks>,
     /// The exits that the configuration names, with their addresses.
     pub named_exits: Vec<(NodeId, Vec<SocketAddr>)>,
     /// The mesh, whose exits are known as well.
@@ -97,13 +98,13 @@ impl Lending {
     }
 
     /// The link of an uplink of ours.
-    fn link(&self, uplink: u8) -> Option<&Arc<Link>> {
-        self.parts.uplinks.iter().find(|(id, _)| *id == uplink).map(|(_, link)| link)
+    fn link(&self, uplink: u8) -> Option<Arc<Link>> {
+        self.parts.uplinks.link(uplink)
     }
 
     /// What is lent and borrowed now.
     pub fn status(&self) -> LeasesStatus {
-        LeasesStatus { lent: self.lender.lock().status(self), borrowed: self.borrower.lock().status() }
+        LeasesStatus { lent: self.lender.lock().status(), borrowed: self.borrower.lock().status() }
     }
 }
 

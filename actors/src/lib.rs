@@ -32,12 +32,15 @@ pub mod supervisor;
 pub mod tls;
 pub mod trace;
 pub mod tun;
+pub mod uplinks;
 pub mod wan_link;
 
 pub use identity::{Identity, NodeId};
 pub use node::{RunningNode, start};
 pub use registry::Fault;
 pub use session::InnerAddresses;
-pub use spec::{BondSpec, ExitSpec, Gateways, LanSpec, NodeSpec, PeerSpec, Platform, StartError, UplinkSpec};
+pub use spec::{
+    BondSpec, ExitSpec, FoundUplink, Gateways, LanSpec, NodeSpec, PeerSpec, Platform, StartError, UplinkSpec,
+};
 pub use status::NodeStatus;
 pub use tun::TunSpec;

@@ -32,13 +32,14 @@ use crate::membership::Access;
 use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
 use crate::session::path::SessionTable;
-use crate::spec::{ExitSpec, Gateways, LanSpec, NodeSpec, Platform, StartError, UplinkSpec};
+use crate::spec::{ExitSpec, Gateways, LanSpec, NodeSpec, Platform, StartError, lan_link_name};
 use crate::status::{LanStatus, NodeStatus, PeerStatus, SessionStatus, SlotStatus};
 use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
 use crate::tls::{self, Allowed};
 use crate::trace::{Trace, TraceWriter};
 use crate::tun::{Tun, TunPort};
-use crate::wan_link::{Link, LinkSpec, SocketSpec, WanLink, bind_address};
+use crate::uplinks::{Follow, FollowLent, Uplinks, UplinksParts};
+use crate::wan_link::{Link, LinkSpec, SocketSpec, WanLink};
 
 /// Packet buffers kept when unused: 16 MiB.
 const POOL_IDLE_MAX: usize = 8192;
@@ -108,6 +109,8 @@ struct Built {
     root: Arc<Plan>,
     /// The plans below: they refer to what refers to them, and are cleared when the node stops.
     plans: [Arc<Plan>; 4],
+    uplinks: Arc<Uplinks>,
+    /// All other links: listen addresses and LAN ports.
     links: Vec<Arc<Link>>,
     exits: Option<Arc<Exits>>,
     exit: Option<Arc<Exit>>,
@@ -116,6 +119,12 @@ struct Built {
 }
 
 impl Built {
+    /// The links of uplinks, listen addresses and LAN ports.
+    fn all_links(&self) -> impl Iterator<Item = Arc<Link>> {
+        let uplinks = self.uplinks.all().into_iter().map(|uplink| uplink.link);
+        uplinks.chain(self.links.iter().map(Arc::clone))
+    }
+
     fn exit_peers(&self) -> Vec<Arc<ExitPeer>> {
         self.exits.as_ref().map(|exits| exits.all()).unwrap_or_default()
     }
@@ -149,33 +158,31 @@ impl Built {
         let relays_plan = Plan::new([]);
         let plans = [&links_plan, &control_plan, &sessions_plan, &relays_plan].map(Arc::clone);
         let root = Plan::new([]);
+        let uplinks = uplinks(spec, resources, &links_plan);
+        let links = Vec::new();
         let mut built =
-            Self { root, plans, links: Vec::new(), exits: None, exit: None, lan: None, lending: None };
+            Self { root, plans, uplinks, links, exits: None, exit: None, lan: None, lending: None };
 
         let access = Arc::new(access(spec));
         if spec.is_edge() {
-            let addresses = spec.exits().flat_map(|exit| exit.addresses.clone());
-            let learnt = spec.membership.iter().flat_map(|membership| membership.exits());
-            let dual =
-                addresses.chain(learnt.flat_map(|exit| exit.addresses)).any(|address| address.is_ipv6());
-            let uplinks: Vec<_> = spec
-                .uplinks
-                .iter()
-                .map(|uplink| (uplink.id, uplink_link(spec, uplink, dual, resources)))
-                .collect();
-            built.links.extend(uplinks.iter().map(|(_, link)| Arc::clone(link)));
             let parts = ExitsParts {
                 node_name: spec.name.clone(),
                 instance: resources.instance,
                 identity: Arc::clone(&spec.identity),
                 access: Arc::clone(&access),
-                uplinks,
+                uplinks: Arc::clone(&built.uplinks),
                 session: parts.clone(),
                 control: Arc::clone(&control_plan),
                 links: Arc::clone(&links_plan),
                 inner: inner.clone(),
             };
-            built.exits = Some(Exits::new(parts, spec.exits())?);
+            let exits = Exits::new(parts, spec.exits())?;
+            if let Some(found) = &spec.found {
+                let (uplinks, exits) = (Arc::clone(&built.uplinks), Arc::clone(&exits));
+                let lent = FollowLent { uplinks, exits, found: found.clone() };
+                control_plan.add(ChildSpec::driven::<Follow>("uplinks", lent));
+            }
+            built.exits = Some(exits);
         }
         let mut host_exit = None;
         if let Some(exit_spec) = &spec.exit {
@@ -209,13 +216,9 @@ impl Built {
             control_plan.add(ChildSpec::driven::<Lend>("lend", Arc::clone(&lending)));
             control_plan.add(ChildSpec::driven::<Borrow>("borrow", Arc::clone(&lending)));
             built.root.add(ChildSpec::supervisor("relays", relays_plan, policy));
-            let own = spec.uplinks.iter().filter_map(|uplink| {
-                let link = built.links.iter().find(|link| link.name() == uplink.name)?;
-                Some((uplink.clone(), Arc::clone(link)))
-            });
             let lent = AnnounceLent {
                 peers: Arc::clone(plane.peers()),
-                uplinks: own.collect(),
+                uplinks: Arc::clone(&built.uplinks),
                 exits: built.exits.clone(),
                 platform: Arc::clone(&platform),
             };
@@ -265,11 +268,9 @@ impl Built {
         plane: &Arc<LanPlane>,
         relays: &Arc<Plan>,
     ) -> Arc<Lending> {
-        let link = |name: &str| self.links.iter().find(|link| link.name() == name).cloned();
-        let uplinks = spec.uplinks.iter().filter_map(|uplink| Some((uplink.id, link(&uplink.name)?)));
         Lending::new(LendingParts {
             peers: Arc::clone(plane.peers()),
-            uplinks: uplinks.collect(),
+            uplinks: Arc::clone(&self.uplinks),
             named_exits: spec.exits().map(|exit| (exit.node_id, exit.addresses.clone())).collect(),
             membership: spec.membership.clone(),
             exits: self.exits.clone(),
@@ -279,16 +280,24 @@ impl Built {
     }
 }
 
-fn uplink_link(spec: &NodeSpec, uplink: &UplinkSpec, dual: bool, resources: &Resources) -> Arc<Link> {
-    let socket = SocketSpec {
-        bind: bind_address(uplink.address, dual),
-        device: uplink.interface.clone(),
-        mark: uplink.fwmark,
+/// The uplinks of the configuration; others may come.
+fn uplinks(spec: &NodeSpec, resources: &Resources, links: &Arc<Plan>) -> Arc<Uplinks> {
+    let lan = spec.lan.iter().flat_map(|lan| &lan.interfaces).map(|interface| lan_link_name(interface));
+    let listen = (0..spec.exit.iter().map(|exit| exit.listen.len()).sum()).map(listen_link_name);
+    let parts = UplinksParts {
+        identity: Arc::clone(&spec.identity),
+        table: Arc::clone(&resources.table),
+        pool: resources.pool.clone(),
+        links: Arc::clone(links),
+        exits: spec.exits().flat_map(|exit| exit.addresses.clone()).collect(),
+        membership: spec.membership.clone(),
+        names: lan.chain(listen).collect(),
     };
-    let link =
-        LinkSpec { name: uplink.name.clone(), socket, rate_max: uplink.rate_max, weight: uplink.weight };
-    let (table, pool) = (Arc::clone(&resources.table), resources.pool.clone());
-    Link::new(link, Arc::clone(&spec.identity), None, table, pool)
+    Uplinks::new(parts, if spec.is_edge() { &spec.uplinks } else { &[] })
+}
+
+fn listen_link_name(number: usize) -> String {
+    format!("listen-{number}")
 }
 
 /// Links of the listen addresses, already bound: a taken port is a mistake to be told at once.
@@ -303,7 +312,7 @@ fn listen_links(
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
         server.transport_config(transport());
         let socket = SocketSpec { bind: *address, device: None, mark: None };
-        let link = LinkSpec { name: format!("listen-{number}"), socket, rate_max: None, weight: 10 };
+        let link = LinkSpec { name: listen_link_name(number), socket, rate_max: None, weight: 10 };
         let (table, pool) = (Arc::clone(&resources.table), resources.pool.clone());
         let link = Link::new(link, Arc::clone(&spec.identity), Some(server), table, pool);
         link.open().map_err(|source| StartError::Listen { address: *address, source })?;
@@ -385,7 +394,7 @@ impl RunningNode {
         if let Some(lan) = &self.built.lan {
             lan.close();
         }
-        for link in &self.built.links {
+        for link in self.built.all_links() {
             link.close();
         }
         for plan in self.built.plans.iter().chain([&self.built.root]) {
@@ -394,7 +403,7 @@ impl RunningNode {
         self.resources.tun.set_default_session(None);
         // QUIC says goodbye from its own tasks.
         tokio::time::sleep(FAREWELL).await;
-        for link in &self.built.links {
+        for link in self.built.all_links() {
             link.shut();
         }
     }
@@ -415,7 +424,8 @@ impl RunningNode {
             name: self.spec.name.clone(),
             node_id: self.spec.identity.node_id(),
             actors: self.registry.snapshot(),
-            links: self.built.links.iter().map(|link| link.status()).collect(),
+            uplinks: self.built.uplinks.status(),
+            links: self.built.all_links().map(|link| link.status()).collect(),
             peers,
             sessions,
             lan: self.built.lan.as_deref().map(LanStatus::of),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use mwb_proto::bond::{ReceiverConfig, SenderConfig};
 use mwb_proto::control::{Gateway, UplinkKind};
+use tokio::sync::watch;
 
 use crate::identity::{Identity, NodeId};
 use crate::membership::Membership;
@@ -29,6 +30,9 @@ pub struct NodeSpec {
     pub identity: Arc<Identity>,
     /// Its uplinks. An exit alone needs none.
     pub uplinks: Vec<UplinkSpec>,
+    /// On an edge, the uplinks that the host is found to have beside those, always complete; followed while the node
+    /// runs. Not looked for when unset.
+    pub found: Option<watch::Receiver<Vec<FoundUplink>>>,
     /// Peers known from the configuration. Exits among them are dialled over every uplink.
     pub peers: Vec<PeerSpec>,
     /// Present when this node is an exit.
@@ -65,8 +69,31 @@ pub struct UplinkSpec {
     pub weight: u32,
     /// Firewall mark of its datagrams.
     pub fwmark: Option<u32>,
-    /// What it is, for people.
+    /// What it is, as others are told.
     pub kind: UplinkKind,
+    /// What it is, in the word that `status` shows.
+    pub line: &'static str,
+    /// Whether its volume is paid for.
+    pub metered: bool,
+    /// Whether others on the LAN may lease it.
+    pub lend: bool,
+}
+
+/// An uplink that the host was found to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundUplink {
+    /// Device that its datagrams must use; unique in the list.
+    pub interface: String,
+    /// What it is attached to: device, addresses and routers, in words. When that changes, it is another network.
+    pub attached: String,
+    /// Weight for the weighted modes.
+    pub weight: u32,
+    /// Firewall mark of its datagrams.
+    pub fwmark: Option<u32>,
+    /// What it is, as others are told.
+    pub kind: UplinkKind,
+    /// What it is, in the word that `status` shows.
+    pub line: &'static str,
     /// Whether its volume is paid for.
     pub metered: bool,
     /// Whether others on the LAN may lease it.
@@ -224,11 +251,11 @@ impl NodeSpec {
         self.peers.iter().filter(|peer| peer.is_exit)
     }
 
-    /// Whether this node is an edge: it has uplinks, its own or those of others on the LAN, and exits to
+    /// Whether this node is an edge: it has uplinks, its own, found ones or those of others on the LAN, and exits to
     /// use over them, or a mesh that may have one.
     pub fn is_edge(&self) -> bool {
         let borrows = self.lan.is_some() && self.exit.is_none();
-        let has_ways = !self.uplinks.is_empty() || borrows;
+        let has_ways = !self.uplinks.is_empty() || self.found.is_some() || borrows;
         has_ways && (self.exits().next().is_some() || self.membership.is_some())
     }
 

@@ -16,6 +16,7 @@ use crate::lend::LeasesStatus;
 use crate::registry::ActorStatus;
 use crate::session::{InnerAddresses, Role, Session};
 use crate::tun::TunStatus;
+use crate::uplinks::UplinkStatus;
 use crate::wan_link::LinkStatus;
 
 /// The whole node.
@@ -27,7 +28,9 @@ pub struct NodeStatus {
     pub node_id: NodeId,
     /// The supervision tree, in the order of the names.
     pub actors: Vec<ActorStatus>,
-    /// Uplinks and listen addresses.
+    /// Our own uplinks; each has a link of the same name.
+    pub uplinks: Vec<UplinkStatus>,
+    /// Uplinks, listen addresses and LAN ports.
     pub links: Vec<LinkStatus>,
     /// Peers.
     pub peers: Vec<PeerStatus>,

@@ -17,7 +17,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use mwb_proto::bond::TxBatch;
@@ -138,6 +138,7 @@ pub struct Link {
     socket: ArcSwapOption<LinkSocket>,
     problem: Mutex<Option<String>>,
     renew: Notify,
+    closed: AtomicBool,
     tx: BatchQueue<TxJob>,
     quic_inbox: QuicInbox,
     endpoint: Mutex<Option<quinn::Endpoint>>,
@@ -162,6 +163,7 @@ impl Link {
             socket: ArcSwapOption::empty(),
             problem: Mutex::new(None),
             renew: Notify::new(),
+            closed: AtomicBool::new(false),
             tx: BatchQueue::new(TX_MAX),
             quic_inbox: QuicInbox::new(),
             endpoint: Mutex::new(None),
@@ -199,8 +201,11 @@ impl Link {
     /// Opens the socket anew; the old one is closed once nobody uses it.
     ///
     /// # Errors
-    /// The system's; the old socket stays in use then.
+    /// The system's; the old socket stays in use then. A link that was [closed](Self::close) opens none.
     pub fn open(&self) -> io::Result<()> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         // An exit's fixed port can be bound again only when the old socket is gone.
         if self.spec.socket.bind.port() != 0 {
             self.socket.store(None);
@@ -229,9 +234,12 @@ impl Link {
     /// The QUIC endpoint over this link, made at first use and again should it ever end.
     ///
     /// # Errors
-    /// When the endpoint cannot be made.
+    /// When the endpoint cannot be made, or the link was [closed](Self::close).
     pub fn endpoint(self: &Arc<Self>) -> io::Result<quinn::Endpoint> {
         let mut endpoint = self.endpoint.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         if let Some(endpoint) = &*endpoint {
             return Ok(endpoint.clone());
         }
@@ -245,12 +253,19 @@ impl Link {
         Ok(made)
     }
 
-    /// Closes all QUIC connections: the node stops. The socket stays open for what QUIC still has to
-    /// say; then [`shut`](Self::shut) it.
+    /// Closes all QUIC connections for good: the node stops, or the uplink has gone. The socket stays open for what
+    /// QUIC still has to say; then [`shut`](Self::shut) it.
     pub fn close(&self) {
-        if let Some(endpoint) = self.endpoint.lock().take() {
+        let mut endpoint = self.endpoint.lock();
+        self.closed.store(true, Ordering::Relaxed);
+        if let Some(endpoint) = endpoint.take() {
             endpoint.close(quinn::VarInt::from_u32(0), b"done");
         }
+    }
+
+    /// Asks for a new socket: the device is attached to another network.
+    pub fn reopen(&self) {
+        self.renew.notify_one();
     }
 
     /// Closes the socket.

@@ -1,15 +1,27 @@
-//! The configuration: a TOML file and `MWB__…` environment variables, read once into types that
-//! cannot be wrong.
+//! The configuration: a file (TOML, JSON or YAML), `MWB__…` environment variables and `--set`, read once into types
+//! that cannot be wrong.
 //!
-//! [`load`] merges the sources (environment over file over defaults), [`mod@file`] describes what may be
-//! written, [`mod@check`] turns it into a [`NodeConfig`] or into a list of [`Fault`]s, each with the key, where
-//! it came from, what is wrong and what to write instead.
+//! [`mod@keys`] is the table of all keys, and what everything else goes by. [`load`] reads the file ([`mod@read`]),
+//! turns second names into ours ([`mod@translate`]), lets the `config` crate merge the sources ([`mod@settings`]:
+//! options over environment over file), checks the result against the table and completes it by its defaults
+//! ([`mod@walk`]), and makes a [`NodeConfig`] of it ([`mod@file`], [`mod@check`]) or a list of [`Fault`]s: all that is
+//! wrong, each with the key, where it was written, and what to write instead.
 
 mod check;
+mod document;
 mod duration;
 mod file;
+mod judge;
+mod keys;
+mod place;
+mod read;
+mod schema;
+mod settings;
+mod show;
 #[cfg(test)]
 mod tests;
+mod translate;
+mod walk;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,13 +29,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::Path;
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, ValueKind};
 use mwb_actors::identity::NodeId;
 use mwb_proto::bond::{ReceiverConfig, SenderConfig};
 use mwb_proto::control::UplinkKind;
+use mwb_proto::wire::v2::Class;
 
-pub(crate) use check::{Place, host_name};
+pub(crate) use check::host_name;
+pub(crate) use document::markdown;
 pub(crate) use duration::parse as duration;
+pub(crate) use place::place;
+pub(crate) use read::Format;
+pub(crate) use schema::schema;
+pub(crate) use show::{json as show_json, text as show};
+pub(crate) use walk::Entry;
 
 /// A documented sample with every key, as `mwb-node config default` prints it.
 pub(crate) const SAMPLE: &str = include_str!("config/sample.toml");
@@ -39,6 +58,8 @@ pub(crate) struct NodeConfig {
     pub(crate) tun: Tun,
     /// Enabled uplinks in the order of the file; empty on an exit.
     pub(crate) uplinks: Vec<Uplink>,
+    /// What is found by the node itself, as far as that is for the file to say; an exit looks for nothing.
+    pub(crate) discovery: Discovery,
     /// The nodes we talk to.
     pub(crate) peers: Vec<Peer>,
     /// Set when this node is an exit.
@@ -49,6 +70,8 @@ pub(crate) struct NodeConfig {
     pub(crate) bond: Bond,
     /// Tracing directives.
     pub(crate) log: String,
+    /// What was accepted and is not what whoever wrote it may expect.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// The virtual interface.
@@ -58,6 +81,15 @@ pub(crate) struct Tun {
     pub(crate) name: String,
     /// 1280 to 9000 bytes.
     pub(crate) mtu: u16,
+}
+
+/// What the node finds by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Discovery {
+    /// Whether uplinks are looked for.
+    pub(crate) uplinks: bool,
+    /// Names of interfaces that are left alone, with `*` and `?`; those of disabled uplinks among them.
+    pub(crate) ignore: Vec<String>,
 }
 
 /// One way to the internet.
@@ -98,10 +130,78 @@ pub(crate) enum LinkType {
     Cable,
     Ethernet,
     Wifi,
+    /// A telephone that shares its line over a cable.
+    Tethering,
     Other,
 }
 
+/// What lines of a kind are like as a rule. The bond measures its uplinks and assumes nothing of this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Typical {
+    /// Round trip, milliseconds, from and to.
+    pub(crate) latency_ms: (u32, u32),
+    /// Rate towards the subscriber, Mbit/s, from and to.
+    pub(crate) mbit: (u32, u32),
+    /// How dependable it is.
+    pub(crate) reliability: &'static str,
+}
+
 impl LinkType {
+    /// All of them, in the order of the documentation.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Adsl,
+        Self::Vdsl,
+        Self::Fiber,
+        Self::Starlink,
+        Self::Satellite,
+        Self::Lte,
+        Self::FiveG,
+        Self::Cable,
+        Self::Ethernet,
+        Self::Wifi,
+        Self::Tethering,
+        Self::Other,
+    ];
+
+    /// Its name in configurations.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Adsl => "adsl",
+            Self::Vdsl => "vdsl",
+            Self::Fiber => "fiber",
+            Self::Starlink => "starlink",
+            Self::Satellite => "satellite",
+            Self::Lte => "lte",
+            Self::FiveG => "5g",
+            Self::Cable => "cable",
+            Self::Ethernet => "ethernet",
+            Self::Wifi => "wifi",
+            Self::Tethering => "tethering",
+            Self::Other => "other",
+        }
+    }
+
+    /// All names.
+    pub(crate) fn names() -> Vec<&'static str> {
+        Self::ALL.map(Self::name).to_vec()
+    }
+
+    /// What such lines are like; nothing is said of those that can be anything.
+    pub(crate) fn typical(self) -> Option<Typical> {
+        let typical = |latency_ms, mbit, reliability| Some(Typical { latency_ms, mbit, reliability });
+        match self {
+            Self::Adsl => typical((20, 50), (1, 24), "medium"),
+            Self::Vdsl => typical((10, 40), (10, 100), "medium to high"),
+            Self::Fiber => typical((1, 20), (100, 10_000), "very high"),
+            Self::Starlink => typical((20, 80), (50, 200), "medium"),
+            Self::Satellite => typical((500, 700), (1, 25), "low to medium"),
+            Self::Lte => typical((20, 80), (5, 100), "medium"),
+            Self::FiveG => typical((10, 40), (100, 1000), "medium to high"),
+            Self::Cable => typical((10, 30), (50, 500), "high"),
+            Self::Ethernet | Self::Wifi | Self::Tethering | Self::Other => None,
+        }
+    }
+
     /// What others on the LAN are told.
     pub(crate) fn announced(self) -> UplinkKind {
         match self {
@@ -109,7 +209,7 @@ impl LinkType {
             Self::Fiber => UplinkKind::Fiber,
             Self::Starlink => UplinkKind::Starlink,
             Self::Satellite => UplinkKind::Satellite,
-            Self::Lte | Self::FiveG => UplinkKind::Lte,
+            Self::Lte | Self::FiveG | Self::Tethering => UplinkKind::Lte,
             Self::Cable => UplinkKind::Cable,
             Self::Ethernet | Self::Wifi | Self::Other => UplinkKind::Unknown,
         }
@@ -149,9 +249,9 @@ pub(crate) struct Lan {
 }
 
 impl Lan {
-    /// Whether others may lease `uplink`.
-    pub(crate) fn lends(&self, uplink: &Uplink) -> bool {
-        self.lend && uplink.lend && (!uplink.metered || self.lend_metered)
+    /// Whether others may lease an uplink, metered or not, whose own block does not forbid it.
+    pub(crate) fn lends(&self, metered: bool) -> bool {
+        self.lend && (!metered || self.lend_metered)
     }
 }
 
@@ -195,9 +295,9 @@ pub(crate) struct Bond {
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// Dotted key, empty when the whole file is meant.
+    /// Dotted key as it was written, empty when the whole file is meant.
     pub(crate) key: String,
-    /// The file or "the environment"; empty when nobody set it.
+    /// The file and the line, the variable or the option that set it.
     pub(crate) origin: String,
     /// What is wrong with it.
     pub(crate) problem: String,
@@ -222,36 +322,116 @@ impl fmt::Display for Fault {
 #[error("the configuration was refused:\n{}", self.0.iter().map(|f| format!("  {f}")).collect::<Vec<_>>().join("\n"))]
 pub(crate) struct Refused(pub(crate) Vec<Fault>);
 
-/// Reads `path`, applies the environment of this process and checks the result.
+/// Something that was accepted, yet has no or another effect than it seems.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Warning {
+    /// As in [`Fault`].
+    pub(crate) key: String,
+    /// As in [`Fault`].
+    pub(crate) origin: String,
+    /// What is to be known.
+    pub(crate) says: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.key, self.origin, self.says)
+    }
+}
+
+/// A configuration, and where it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Loaded {
+    /// What holds.
+    pub(crate) node: NodeConfig,
+    /// Every key of it, in the order of the documentation.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// Reads `path`, if there is a file, applies the environment of this process and `options` (`KEY=VALUE`), and checks the
+/// result.
 ///
 /// # Errors
 /// All faults found; nothing is half applied.
-pub(crate) fn load(path: &Path) -> Result<NodeConfig, Refused> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Refused(vec![Fault {
-            key: String::new(),
-            origin: path.display().to_string(),
-            problem: format!("cannot be read: {error}"),
-            fix: format!("write one, starting from the sample: mwb-node config default > {}", path.display()),
-        }])
-    })?;
-    let environment =
-        Environment::with_prefix("MWB").prefix_separator("__").separator("__").try_parsing(true);
-    parse(&text, &path.display().to_string(), environment)
+pub(crate) fn load(path: Option<&Path>, options: &[String]) -> Result<Loaded, Refused> {
+    // What is not UTF-8 sets nothing, and is told by its name.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+    let Some(path) = path else { return parse("", Format::Toml, "no file", variables, options) };
+    let text = read::text(path).map_err(|fault| Refused(vec![fault]))?;
+    parse(&text, Format::of(path), &path.display().to_string(), variables, options)
 }
 
-/// As [`load`], of a text that came from `origin`.
-fn parse(text: &str, origin: &str, environment: Environment) -> Result<NodeConfig, Refused> {
-    let whole = |problem: String, fix: &str| {
-        Refused(vec![Fault { key: String::new(), origin: origin.to_owned(), problem, fix: fix.to_owned() }])
-    };
+/// As [`load`], of a text that came from `origin`, with the environment `variables`.
+fn parse(
+    text: &str,
+    format: Format,
+    origin: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+    options: &[String],
+) -> Result<Loaded, Refused> {
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    let mut places = walk::Places { file: origin.to_owned(), ..walk::Places::default() };
+    let mut values = read::parse(text, format, origin).map_err(|fault| Refused(vec![fault]))?;
+    translate::translate(&mut values, &mut places, &mut faults, &mut warnings);
+    places.note("", &values);
+    // The `config` crate takes names at the top for paths: "a[9]" would make a list of ten.
+    let (values, strange): (config::Map<_, _>, config::Map<_, _>) =
+        values.into_iter().partition(|(name, _)| {
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+        });
     let merged = Config::builder()
-        .add_source(File::from_str(text, FileFormat::Toml))
-        .add_source(environment)
+        .add_source(settings::Values(values))
+        .add_source(settings::environment(variables, &mut faults))
+        .add_source(settings::options(options, &mut faults))
         .build()
-        .map_err(|error| whole(format!("is not TOML: {error}"), "correct the line that is named"))?;
-    let place = Place::new(&merged.cache, origin);
-    let file: file::File =
-        merged.clone().try_deserialize().map_err(|error| Refused(vec![file::fault(&error, &place)]))?;
-    check::check(file, &place)
+        .map_err(|error| {
+            let problem = format!("cannot be merged: {error}");
+            let fix = "remove what the message names".to_owned();
+            Refused(vec![Fault { key: String::new(), origin: origin.to_owned(), problem, fix }])
+        })?;
+    let mut merged = match merged.cache.kind {
+        ValueKind::Table(table) => table,
+        _ => config::Map::new(),
+    };
+    merged.extend(strange);
+    let mut walked = walk::walk(&merged, &places, &mut faults);
+    let file: Result<file::File, _> = serde_json::from_value(walked.tree);
+    let node = match file {
+        Ok(file) => check::check(file, &places, &walked.refused, &mut walked.entries),
+        // The table and the types do not agree; a test sees to it that they do.
+        Err(error) => Err(vec![Fault {
+            key: String::new(),
+            origin: origin.to_owned(),
+            problem: format!("cannot be understood: {error}"),
+            fix: "write the key that is named as mwb-node config default shows it".to_owned(),
+        }]),
+    };
+    match node {
+        Ok(mut node) if faults.is_empty() => {
+            warnings.append(&mut node.warnings);
+            node.warnings = warnings;
+            Ok(Loaded { node, entries: walked.entries })
+        }
+        Ok(_) => Err(Refused(faults)),
+        Err(more) => {
+            faults.extend(more);
+            Err(Refused(faults))
+        }
+    }
+}
+
+/// Names of traffic classes in configurations.
+fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::BestEffort => "best_effort",
+        Class::Background => "background",
+        Class::Video => "video",
+        Class::Voice => "voice",
+    }
+}
+
+/// All of them.
+fn class_names() -> Vec<&'static str> {
+    Class::ALL.map(class_name).to_vec()
 }

@@ -29,11 +29,17 @@ fn write(out: &mut String, state: &Value) -> std::fmt::Result {
     if list(state, "sessions").next().is_none() {
         writeln!(out, "\nno session")?;
     }
-    writeln!(out, "\n{:<16}{:<24}{:>12}{:>14}  problem", "link", "local address", "sent MB", "received MB")?;
+    writeln!(
+        out,
+        "\n{:<16}{:<24}{:>12}{:>14}  {:<28}problem",
+        "link", "local address", "sent MB", "received MB", "what"
+    )?;
     for link in list(state, "links") {
         let (sent, received) = (megabytes(link, "sent_bytes"), megabytes(link, "received_bytes"));
         let (local, problem) = (text_of(link, "local"), text_of(link, "problem"));
-        writeln!(out, "{:<16}{local:<24}{sent:>12.1}{received:>14.1}  {problem}", text_of(link, "name"))?;
+        let name = text_of(link, "name");
+        let what = what(list(state, "uplinks").find(|uplink| text_of(uplink, "name") == name));
+        writeln!(out, "{name:<16}{local:<24}{sent:>12.1}{received:>14.1}  {what:<28}{problem}")?;
     }
     for peer in list(state, "peers") {
         let joined = number(peer, "paths_joined");
@@ -57,6 +63,14 @@ fn write(out: &mut String, state: &Value) -> std::fmt::Result {
     }
     write_leases(out, &state["leases"])?;
     write_actors(out, state)
+}
+
+/// What kind of uplink a link is, if it is one.
+fn what(uplink: Option<&Value>) -> String {
+    let Some(uplink) = uplink else { return String::new() };
+    let mark = |key: &str, word: &'static str| (uplink[key] == true).then_some(word);
+    let words = [Some(text_of(uplink, "type")), mark("metered", "metered"), mark("found", "found by itself")];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// What is lent and borrowed now.
@@ -183,7 +197,10 @@ mod tests {
     fn what_matters_is_shown() {
         let state = serde_json::json!({
             "name": "edge-1", "node_id": "00ff", "version": "0.1.0", "uptime_seconds": 3725,
-            "links": [{"name": "fibre", "local": "10.0.0.2:4000", "sent_bytes": 1_500_000, "received_bytes": 0}],
+            "links": [{"name": "fibre", "local": "10.0.0.2:4000", "sent_bytes": 1_500_000, "received_bytes": 0},
+                {"name": "wwan0", "problem": "gone"}],
+            "uplinks": [{"name": "fibre", "type": "fiber", "metered": false, "found": false},
+                {"name": "wwan0", "type": "lte", "metered": true, "found": true}],
             "peers": [{"name": "exit", "node_id": "aa", "paths_joined": 1, "slots": [
                 {"link": "lte", "address": "192.0.2.1:9000", "problem": "timed out"}]}],
             "sessions": [{"name": "exit", "role": "edge", "inner": {"v4": ["10.9.8.2", 24]},
@@ -209,6 +226,8 @@ mod tests {
             "parity: 40 sent, 25 % now; 9 packets rebuilt",
             "lent: fibre to van, 1.2 MB up, 0.0 MB down, at most 5.0 Mbit/s up, any down",
             "borrowed: dsl of barn, to the exit exit, no limit now",
+            "1.5           0.0  fiber   ",
+            "lte, metered, found by itself",
             "1 of 2 actors",
             "b: parked, 5 restarts, last failure: boom",
         ] {

@@ -73,17 +73,22 @@ impl Bond {
 
     /// Writes both nodes' configurations, with `more` in both.
     pub(crate) fn configure(&self, more: &str) {
-        self.exit.configure(&format!(
-            "{more}[exit]\nlisten = [\"0.0.0.0:{EXIT_PORT}\"]\n[[peers]]\nname = \"edge\"\nnode_id = \"{}\"\n",
-            self.edge.id
-        ));
         let uplinks: String = (self.weights.iter().enumerate())
             .map(|(i, weight)| {
                 format!("[[uplinks]]\ninterface = \"up{i}\"\ntype = \"lte\"\nweight = {weight}\n")
             })
             .collect();
+        self.configure_apart(more, &format!("{more}{uplinks}"));
+    }
+
+    /// Writes both nodes' configurations: `exit` and `edge` beside what each must know of the other.
+    pub(crate) fn configure_apart(&self, exit: &str, edge: &str) {
+        self.exit.configure(&format!(
+            "{exit}[exit]\nlisten = [\"0.0.0.0:{EXIT_PORT}\"]\n[[peers]]\nname = \"edge\"\nnode_id = \"{}\"\n",
+            self.edge.id
+        ));
         self.edge.configure(&format!(
-            "{more}{uplinks}[[peers]]\nname = \"exit\"\nnode_id = \"{}\"\naddresses = [\"{}:{EXIT_PORT}\"]\nexit = true\n",
+            "{edge}[[peers]]\nname = \"exit\"\nnode_id = \"{}\"\naddresses = [\"{}:{EXIT_PORT}\"]\nexit = true\n",
             self.exit.id,
             self.lab.host("exit").address()
         ));

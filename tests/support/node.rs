@@ -61,9 +61,21 @@ impl Node {
 
     /// Starts it.
     pub(crate) fn start(&mut self) {
+        let config = self.config.clone();
+        self.start_with(|command| {
+            command.arg("--config").arg(config);
+        });
+    }
+
+    /// Starts it without a configuration.
+    pub(crate) fn start_without_a_file(&mut self) {
+        self.start_with(|_| {});
+    }
+
+    fn start_with(&mut self, change: impl FnOnce(&mut Command)) {
         assert!(self.child.is_none(), "it runs already");
         let mut command = command(&["run"]);
-        command.arg("--config").arg(&self.config);
+        change(&mut command);
         command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(&self.runtime);
         command.env("RUST_BACKTRACE", "1");
         self.child = Some(self.host.spawn(command).expect("the program starts"));

@@ -1,7 +1,8 @@
 //! Which exit an edge uses: the one that the configuration names, or else the mesh's.
 //!
 //! Of several exits in the mesh the first by name is used. Exits and addresses that become known while
-//! the node runs are followed: an exit that joins later is used as soon as its record arrives.
+//! the node runs are followed: an exit that joins later is used as soon as its record arrives. So are our own uplinks:
+//! each exit has a way over each of them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,10 +23,13 @@ use super::{CloseCode, transport};
 use crate::identity::Identity;
 use crate::membership::{Access, Membership};
 use crate::session::{InnerAddresses, Role, Session};
-use crate::spec::PeerSpec;
+use crate::spec::{PeerSpec, UPLINK_ID_MAX};
 use crate::supervisor::{ChildSpec, Plan};
 use crate::tls::{self, TlsError};
-use crate::wan_link::Link;
+use crate::uplinks::Uplinks;
+
+/// Path ids of one address of an exit: our own uplinks have the lower half of them, borrowed ones the upper.
+const PATHS_PER_ADDRESS: u8 = 64;
 
 /// What an edge's exits are made from.
 pub struct ExitsParts {
@@ -37,8 +41,8 @@ pub struct ExitsParts {
     pub identity: Arc<Identity>,
     /// Who may be an exit.
     pub access: Arc<Access>,
-    /// Uplink ids and their links.
-    pub uplinks: Vec<(u8, Arc<Link>)>,
+    /// Our uplinks.
+    pub uplinks: Arc<Uplinks>,
     /// What sessions are made from.
     pub session: SessionParts,
     /// Plan of the control supervisor.
@@ -127,8 +131,42 @@ impl Exits {
             parts.session.tun.set_default_session(Some(Arc::clone(&peer.session)));
         }
         parts.control.add(ChildSpec::driven::<Dialler>(child_name(&peer), Arc::clone(&peer)));
+        self.match_slots(&exit, &peer);
         in_use.push((exit, peer));
         Ok(())
+    }
+
+    /// Gives each exit a way over each of our uplinks, and takes those over former ones away with their paths.
+    pub(crate) fn follow_uplinks(&self) {
+        for (exit, peer) in &*self.in_use.lock() {
+            self.match_slots(exit, peer);
+        }
+    }
+
+    /// The same for one exit; under the lock of [`Self::in_use`], as two must not do it at once.
+    fn match_slots(&self, exit: &PeerSpec, peer: &ExitPeer) {
+        let mut wanted = Vec::new();
+        for (number, address) in (0_u8..).zip(&exit.addresses) {
+            for uplink in self.parts.uplinks.all() {
+                if address.is_ipv4() || uplink.link.is_dual() {
+                    wanted.push((PathId(PATHS_PER_ADDRESS * number + uplink.spec.id), uplink.link, *address));
+                }
+            }
+        }
+        let is_own = |slot: &Slot| slot.path.0 % PATHS_PER_ADDRESS <= UPLINK_ID_MAX;
+        let is_wanted = |slot: &Slot| {
+            wanted.iter().any(|(path, link, _)| *path == slot.path && Arc::ptr_eq(link, &slot.link))
+        };
+        let present = peer.slots.all();
+        for slot in present.iter().filter(|slot| is_own(slot) && !is_wanted(slot)) {
+            peer.remove_slot(slot);
+        }
+        for (path, link, address) in wanted {
+            if !present.iter().any(|slot| slot.path == path && Arc::ptr_eq(&link, &slot.link)) {
+                let name = link.name().to_owned();
+                peer.add_slot(Slot::new(path, link, name, address));
+            }
+        }
     }
 
     fn end(&self, peer: &Arc<ExitPeer>) {
@@ -147,23 +185,13 @@ impl Exits {
         let crypto = tls::client_config(&parts.identity, exit.node_id)?;
         let mut tls = quinn::ClientConfig::new(Arc::new(crypto));
         tls.transport_config(transport());
-        let mut slots = Vec::new();
-        for (number, address) in (0_u8..).zip(&exit.addresses) {
-            for (id, link) in &parts.uplinks {
-                if address.is_ipv6() && !link.is_dual() {
-                    continue;
-                }
-                let (path, name) = (PathId(64 * number + id), link.name().to_owned());
-                slots.push(Slot::new(path, Arc::clone(link), name, *address));
-            }
-        }
         Ok(Arc::new(ExitPeer {
             node_name: parts.node_name.clone(),
             instance: parts.instance,
             access: Arc::clone(&parts.access),
             name: exit.name.clone(),
             session,
-            slots: Slots::new(slots),
+            slots: Slots::new([]),
             held: HeldPaths::new(Arc::clone(&parts.links)),
             table: Arc::clone(&parts.session.table),
             tls,

@@ -1,5 +1,4 @@
-//! The ways to an exit. Those over own uplinks are there from the start, those over uplinks that others
-//! lend come and go.
+//! The ways to an exit. They come and go with our own uplinks, and with the leases of those that others lend.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

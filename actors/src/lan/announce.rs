@@ -2,7 +2,7 @@
 //! carry, and whether they may be leased. Every 2 s, and at once when more than a measurement changes
 //! or a member connects.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::clock;
 use crate::control::exits::Exits;
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::identity::NodeId;
-use crate::spec::{Platform, UplinkSpec};
+use crate::spec::Platform;
+use crate::uplinks::{Uplink, Uplinks};
 use crate::wan_link::Link;
 
 /// How often everything is said again.
@@ -43,8 +44,8 @@ const UPLINK_MASK: u8 = 0x3f;
 pub struct AnnounceLent {
     /// Who is told.
     pub peers: Arc<LanPeers>,
-    /// Our uplinks and their links.
-    pub uplinks: Vec<(UplinkSpec, Arc<Link>)>,
+    /// Our uplinks.
+    pub uplinks: Arc<Uplinks>,
     /// On an edge, the exits whose sessions measure the uplinks.
     pub exits: Option<Arc<Exits>>,
     /// Knows the routers.
@@ -53,7 +54,7 @@ pub struct AnnounceLent {
 
 impl fmt::Debug for AnnounceLent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.uplinks.iter().map(|(uplink, _)| &uplink.name)).finish()
+        f.debug_struct("AnnounceLent").field("uplinks", &self.uplinks).finish_non_exhaustive()
     }
 }
 
@@ -77,20 +78,28 @@ impl Drive for Announce {
 async fn run(lent: AnnounceLent, pulse: Pulse) -> Result<(), DriverError> {
     let mut changes = lent.peers.changes();
     let mut gateways = Gateways::default();
-    let mut looks: Vec<Look> = lent.uplinks.iter().map(|_| Look::default()).collect();
+    let mut own = lent.uplinks.changes();
+    let mut looks: BTreeMap<u8, (Arc<Link>, Look)> = BTreeMap::new();
     let mut told: BTreeMap<NodeId, u64> = BTreeMap::new();
     let mut said: Vec<UplinkInfo> = Vec::new();
     let mut say_at = clock::now();
     loop {
         pulse.beat().await?;
         changes.mark_unchanged();
-        pulse.alive_during(gateways.refresh(&lent, clock::now())).await?;
+        let uplinks = lent.uplinks.all();
+        pulse.alive_during(gateways.refresh(&lent, &uplinks, clock::now())).await?;
         let now = clock::now();
         let measured = measured(&lent);
         let neighbours: Vec<IpAddr> =
             lent.peers.all().iter().filter_map(|peer| Some(peer.connection()?.remote().ip())).collect();
-        let infos: Vec<_> = (lent.uplinks.iter().zip(&mut looks).take(ANNOUNCED_MAX))
-            .map(|((uplink, link), look)| {
+        // Another link with the same id is another uplink.
+        looks.retain(|id, (link, _)| {
+            uplinks.iter().any(|uplink| uplink.spec.id == *id && Arc::ptr_eq(&uplink.link, link))
+        });
+        let infos: Vec<_> = (uplinks.iter().take(ANNOUNCED_MAX))
+            .map(|Uplink { spec: uplink, link, .. }| {
+                let new = || (Arc::clone(link), Look::default());
+                let (_, look) = looks.entry(uplink.id).or_insert_with(new);
                 let measured = measured.get(&uplink.id).copied().unwrap_or_default();
                 let rate_down = look.rate.sample(now, link.status().received_bytes);
                 let is_silent = look.is_silent(measured, now);
@@ -134,6 +143,7 @@ async fn run(lent: AnnounceLent, pulse: Pulse) -> Result<(), DriverError> {
         told = present;
         tokio::select! {
             _ = changes.changed() => {}
+            _ = own.changed() => gateways.next = None,
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = pulse.asked() => {}
         }
@@ -239,12 +249,15 @@ impl Gateways {
     }
 
     /// Asks the platform when it is time to.
-    async fn refresh(&mut self, lent: &AnnounceLent, now: Time) {
+    async fn refresh(&mut self, lent: &AnnounceLent, uplinks: &[Uplink], now: Time) {
         if self.next.is_some_and(|next| now < next) {
             return;
         }
         let mut complete = true;
-        for interface in lent.uplinks.iter().filter_map(|(uplink, _)| uplink.interface.as_ref()) {
+        let interfaces: BTreeSet<_> =
+            uplinks.iter().filter_map(|uplink| uplink.spec.interface.as_ref()).collect();
+        self.known.retain(|interface, _| interfaces.contains(interface));
+        for interface in interfaces {
             let asked = tokio::time::timeout(GATEWAY_TIMEOUT, lent.platform.gateway(interface)).await;
             match asked {
                 Ok(Some(gateway)) => {

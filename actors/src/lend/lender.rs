@@ -48,6 +48,8 @@ impl Drive for Lend {
 struct Lent {
     peer: Arc<LanPeer>,
     uplink: u8,
+    /// The uplink's link: one that comes back has another.
+    link: Arc<Link>,
     address: SocketAddr,
     relay: Arc<Relay>,
     /// Name of its actor.
@@ -62,11 +64,17 @@ struct Lent {
 }
 
 /// Both directions of one uplink, up and down.
-#[derive(Default)]
 struct Meter {
+    link: Arc<Link>,
     grants: [Grants; 2],
     /// Own bytes that were counted already.
     counted: [u64; 2],
+}
+
+impl Meter {
+    fn of(link: &Arc<Link>) -> Self {
+        Self { link: Arc::clone(link), grants: Default::default(), counted: [0; 2] }
+    }
 }
 
 /// The lender's memory; survives its actor.
@@ -82,24 +90,22 @@ pub(super) struct LenderState {
 impl LenderState {
     pub(super) fn new(parts: &LendingParts) -> Self {
         let config = LenderConfig { budget: parts.budget, ..LenderConfig::default() };
-        let meters = parts.uplinks.iter().map(|(id, _)| (*id, Meter::default())).collect();
         Self {
             machine: Lender::new(config),
             lent: BTreeMap::new(),
-            meters,
+            meters: BTreeMap::new(),
             relays: 0,
             opened: (clock::now(), 0),
         }
     }
 
-    pub(super) fn status(&self, lending: &Lending) -> Vec<LentStatus> {
+    pub(super) fn status(&self) -> Vec<LentStatus> {
         let now = clock::now();
-        let name = |id: u8| lending.link(id).map(|link| link.name().to_owned()).unwrap_or_default();
         let lent = self.lent.iter().map(|((node, _), lent)| {
             let (up, down) = lent.relay.stats();
             LentStatus {
                 peer: lent.peer.name().to_owned(),
-                uplink: name(lent.uplink),
+                uplink: lent.link.name().to_owned(),
                 relay: lent.child.clone(),
                 address: lent.address,
                 up,
@@ -156,7 +162,7 @@ impl Lending {
         let announced = own.iter().find(|uplink| uplink.id == request.uplink);
         let borrowers: Vec<_> = peer.uplinks().iter().filter_map(|uplink| uplink.gateway).collect();
         let facts = Facts {
-            uplink: announced.zip(link).map(|(uplink, link)| UplinkFacts {
+            uplink: announced.zip(link.as_ref()).map(|(uplink, link)| UplinkFacts {
                 lend: uplink.lend,
                 up: uplink.up && link.socket().is_some() && (link.is_dual() || request.address.is_ipv4()),
                 gateway: uplink.gateway,
@@ -167,7 +173,7 @@ impl Lending {
         let key = (peer.node(), request.lease);
         let mut state = self.lender.lock();
         let decision = state.machine.handle_request(peer.node(), request, &facts, now);
-        let open = match (decision, link) {
+        let open = match (decision, &link) {
             (Decision::Refuse(refuse), _) => Err(refuse),
             (Decision::Renewed, _) => Ok(()),
             (Decision::Open, Some(link)) => {
@@ -223,6 +229,7 @@ impl Lending {
         let lent = Lent {
             peer: Arc::clone(peer),
             uplink: request.uplink,
+            link: Arc::clone(link),
             address: request.address,
             relay,
             child,
@@ -272,28 +279,33 @@ impl Lending {
             if machine.note_carried(key.0, carried.iter().sum(), now) {
                 over.push((*key, "the bytes of this day are used up"));
             }
-            let status = self.link(lent.uplink).map(|link| link.status());
+            let link = self.link(lent.uplink).filter(|link| Arc::ptr_eq(link, &lent.link));
+            let status = link.map(|link| link.status());
             let fresh = status.is_some_and(|s| s.local.is_some() && s.reopened == lent.reopened);
             if lent.relay.is_broken() || !fresh {
                 over.push((*key, "the uplink has gone"));
             }
         }
         let mut shares: BTreeMap<u8, [u64; 2]> = BTreeMap::new();
-        for (id, link) in &self.parts.uplinks {
-            let Some(meter) = meters.get_mut(id) else { continue };
-            let status = link.status();
+        let uplinks = self.parts.uplinks.all();
+        meters.retain(|id, meter| {
+            uplinks.iter().any(|uplink| uplink.spec.id == *id && Arc::ptr_eq(&uplink.link, &meter.link))
+        });
+        for uplink in uplinks {
+            let meter = meters.entry(uplink.spec.id).or_insert_with(|| Meter::of(&uplink.link));
+            let status = uplink.link.status();
             let total = [
                 status.sent_bytes + status.sent * OUTER_HEADERS,
                 status.received_bytes + status.received * OUTER_HEADERS,
             ];
-            let (carried, leases) = relayed.get(id).copied().unwrap_or_default();
+            let (carried, leases) = relayed.get(&uplink.spec.id).copied().unwrap_or_default();
             let mut share = [UNLIMITED; 2];
             for way in 0..2 {
                 let own = total[way] - meter.counted[way];
                 share[way] = meter.grants[way].handle_window(own, carried[way], leases, now);
             }
             meter.counted = total;
-            shares.insert(*id, share);
+            shares.insert(uplink.spec.id, share);
         }
         let mut grants: BTreeMap<NodeId, (Arc<LanPeer>, Vec<RateGrant>)> = BTreeMap::new();
         for ((node, lease), lent) in lent.iter_mut() {

@@ -78,7 +78,7 @@ pub(super) async fn run(link: Arc<Link>, pulse: Pulse) -> Result<(), DriverError
                 }
             }
             () = link.renew.notified() => {
-                tracing::info!(link = link.name(), "the device has gone, opening the socket anew");
+                tracing::info!(link = link.name(), "opening the socket anew");
                 drop(socket);
                 if link.open().is_err() {
                     // Keeps senders from using a dead socket; the loop looks for the device.

@@ -49,6 +49,7 @@ impl LendingBed {
             name: name.to_owned(),
             identity: Arc::clone(&keys[i]),
             uplinks: Vec::new(),
+            found: None,
             peers: Vec::new(),
             exit: None,
             membership: None,
@@ -74,6 +75,7 @@ impl LendingBed {
             weight: 10,
             fwmark: None,
             kind: UplinkKind::Unknown,
+            line: "other",
             metered: false,
             lend: true,
         };

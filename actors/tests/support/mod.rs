@@ -229,6 +229,7 @@ impl Bed {
             name: name.to_owned(),
             identity: Arc::clone(identity),
             uplinks: Vec::new(),
+            found: None,
             peers: Vec::new(),
             exit: None,
             membership: None,
@@ -247,6 +248,7 @@ impl Bed {
             weight: 10,
             fwmark: None,
             kind: Default::default(),
+            line: "other",
             metered: false,
             lend: false,
         });

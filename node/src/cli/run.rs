@@ -1,5 +1,7 @@
 //! `mwb-node run`: from a configuration to a running node, and back to a clean host.
 
+mod found;
+
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,9 +25,12 @@ use crate::{identity, status};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// The configuration (TOML); mwb-node config default prints a sample
+    /// The configuration (TOML, JSON or YAML) [default: /etc/mwb-node.toml, if it is there]; mwb-node config default
+    /// prints a sample
     #[arg(long, env = "MWB_CONFIG", value_name = "FILE")]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: config_file::Options,
     #[command(flatten)]
     state: StateDir,
     #[command(flatten)]
@@ -42,8 +47,11 @@ pub(super) struct RunArgs {
 /// # Errors
 /// A refused configuration, a host that cannot be used, or a node that could not go on.
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
-    let config = config_file::load(&args.config)?;
+    let config = config_file::load(args.config.as_deref(), &args.options)?;
     start_logging(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let identity = Arc::new(identity::load_or_make(&args.state.state_dir)?);
     let store = Store::new(&args.state.state_dir);
     let membership = Membership::open(store, identity.node_id())
@@ -77,11 +85,12 @@ fn with_role(mut config: NodeConfig, membership: Option<&Membership>) -> Result<
     match (&config.exit, config.uplinks.is_empty()) {
         (None, true) if exit_record.is_some() => {
             config.exit = exit_record.map(|record| config::Exit::at(&record.addresses));
+            config.discovery.uplinks = false;
         }
-        (None, true) if config.lan.is_none() => {
+        (None, true) if config.lan.is_none() && !config.discovery.uplinks => {
             return refused(
-                "this node has nothing to do: write [[uplinks]] on an edge, or lan.interfaces on one that uses the \
-                 uplinks of others; make an exit with mwb-node init --exit, or write [exit]",
+                "this node has nothing to do: remove discovery.uplinks or write [[uplinks]] on an edge, write \
+                 lan.interfaces on one that uses the uplinks of others; make an exit with mwb-node init --exit, or write [exit]",
             );
         }
         (None, _) if !has_exit && membership.is_none() => {
@@ -121,7 +130,12 @@ async fn node(
         let watching = Arc::clone(&platform);
         let watch = AbortOnDrop(tokio::spawn(async move { watching.watch_uplinks(&interfaces).await }));
         let node_id = identity.node_id();
-        let spec = spec(args, config, identity, membership);
+        let mut spec = spec(args, config, identity, membership);
+        let found = found::begin(config, &platform).await?;
+        let _follow = found.map(|(list, follow)| {
+            spec.found = Some(list);
+            AbortOnDrop(follow)
+        });
         let running = mwb_actors::start(spec, Arc::clone(&platform) as _).await.map_err(|error| {
             let hint = match &error {
                 StartError::Tun { .. } => {
@@ -216,8 +230,9 @@ fn spec(
         weight: uplink.weight,
         fwmark: Some(MARK),
         kind: uplink.kind.announced(),
+        line: uplink.kind.name(),
         metered: uplink.metered,
-        lend: config.lan.as_ref().is_some_and(|lan| lan.lends(uplink)),
+        lend: uplink.lend && config.lan.as_ref().is_some_and(|lan| lan.lends(uplink.metered)),
     });
     let peers = config.peers.iter().map(|peer| PeerSpec {
         name: peer.name.clone(),
@@ -244,6 +259,7 @@ fn spec(
         name: config.name.clone(),
         identity,
         uplinks: uplinks.collect(),
+        found: None,
         peers: peers.collect(),
         exit,
         membership,

@@ -1,99 +1,65 @@
-//! From what was written to what is meant: ranges, references and duplicates, all faults at once.
+//! From what was written to what is meant: names, addresses, references and duplicates, all faults at once. What a key
+//! may hold by itself was judged before, by the table of keys.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
-use std::time::Duration;
 
-use config::{Value, ValueKind};
 use ipnet::{Ipv4Net, Ipv6Net};
 use mwb_actors::identity::NodeId;
-use mwb_actors::spec::EXIT_ADDRESSES_MAX;
+use mwb_actors::spec::{EXIT_ADDRESSES_MAX, UPLINK_ID_MAX};
 use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
+use serde_json::Value as Json;
 
-use super::{Bond, Exit, Fault, Lan, NodeConfig, Peer, Refused, Tun, Uplink, duration, file};
+use super::file::UplinkDiscovery;
+use super::walk::{DEFAULT, Entry, Places};
+use super::{Bond, Discovery, Exit, Fault, Lan, NodeConfig, Peer, Tun, Uplink, Warning, file};
 
 mod repair;
 
-/// More threads than any host has processors for.
-const WORKERS_MAX: u64 = 256;
-/// Highest uplink id: a report names at most 32 paths, and 0 stays free.
-const UPLINK_ID_MAX: u64 = 31;
-/// Below this IPv6 does not work.
-const MTU_MIN: u64 = 1280;
-/// Jumbo frames end here.
-const MTU_MAX: u64 = 9000;
 /// Longest name on the wire.
 const NAME_MAX: usize = 64;
 /// Longest interface name (IFNAMSIZ less the ending zero).
 const INTERFACE_MAX: usize = 15;
 
-/// Where each value came from.
-pub(crate) struct Place<'a> {
-    root: &'a Value,
-    file: &'a str,
-}
-
-impl<'a> Place<'a> {
-    pub(super) fn new(root: &'a Value, file: &'a str) -> Self {
-        Self { root, file }
-    }
-
-    /// The file, or "the environment" when that set `key` (dotted, `[n]` for the n-th element).
-    pub(super) fn origin(&self, key: &str) -> String {
-        let mut value = Some(self.root);
-        for part in
-            key.split(['.', '[']).map(|part| part.trim_end_matches(']')).filter(|part| !part.is_empty())
-        {
-            value = value.and_then(|value| match &value.kind {
-                ValueKind::Table(table) => table.get(part),
-                ValueKind::Array(array) => part.parse().ok().and_then(|index: usize| array.get(index)),
-                _ => None,
-            });
-        }
-        match value.and_then(Value::origin) {
-            Some("the environment") => "the environment".to_owned(),
-            _ => self.file.to_owned(),
-        }
-    }
-}
-
 /// Collects faults while the rest is still read.
 struct Faults<'a> {
-    place: &'a Place<'a>,
+    places: &'a Places,
+    /// Paths that were refused before: nothing more is said of them.
+    refused: &'a [String],
     found: Vec<Fault>,
+    warnings: Vec<Warning>,
+    entries: &'a mut [Entry],
 }
 
 impl Faults<'_> {
     fn add(&mut self, key: impl Into<String>, problem: impl Into<String>, fix: impl Into<String>) {
-        let key = key.into();
-        self.found.push(Fault {
-            origin: self.place.origin(&key),
-            key,
-            problem: problem.into(),
-            fix: fix.into(),
-        });
-    }
-
-    fn range(&mut self, key: &str, value: u64, low: u64, high: u64) -> u64 {
-        if !(low..=high).contains(&value) {
-            self.add(key, format!("{value} is out of range"), format!("write a number from {low} to {high}"));
+        let path = key.into();
+        if !self.refused(&path) {
+            let (key, origin) = self.place(&path);
+            self.found.push(Fault { key, origin, problem: problem.into(), fix: fix.into() });
         }
-        value.clamp(low, high)
     }
 
-    fn duration(&mut self, key: &str, text: &str, low: Duration, high: Duration) -> Duration {
-        let fix = format!("write a time from {low:?} to {high:?}, such as \"250ms\" or \"1s\"");
-        match duration::parse(text) {
-            Ok(duration) if (low..=high).contains(&duration) => duration,
-            Ok(_) => {
-                self.add(key, format!("{text:?} is out of range"), fix);
-                low
-            }
-            Err(problem) => {
-                self.add(key, problem, fix);
-                low
-            }
+    /// Whether `path` was refused before.
+    fn refused(&self, path: &str) -> bool {
+        self.refused.iter().any(|refused| refused == path)
+    }
+
+    /// The key as it was written, and where.
+    fn place(&self, path: &str) -> (String, String) {
+        let entry = self.entries.iter().find(|entry| entry.key == path && entry.origin != DEFAULT);
+        match entry {
+            Some(entry) if entry.source() != "file" => (path.to_owned(), entry.origin.clone()),
+            _ => (self.places.written(path), self.places.origin(path).to_owned()),
+        }
+    }
+
+    /// Says that `path`, which nobody wrote, is `value`.
+    fn fill(&mut self, path: &str, value: impl Into<Json>) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == path && entry.value.is_none())
+        {
+            entry.value = Some(value.into());
         }
     }
 
@@ -141,54 +107,88 @@ impl Faults<'_> {
     }
 }
 
-/// Judges `file`.
+/// Judges `file`. What was chosen for keys that nobody wrote is filled into `entries`.
 ///
 /// # Errors
-/// Every fault that was found.
-pub(super) fn check(file: file::File, place: &Place<'_>) -> Result<NodeConfig, Refused> {
-    let mut faults = Faults { place, found: Vec::new() };
+/// Every fault that was found; none when all that is wrong was `refused` before.
+pub(super) fn check(
+    file: file::File,
+    places: &Places,
+    refused: &[String],
+    entries: &mut [Entry],
+) -> Result<NodeConfig, Vec<Fault>> {
+    let mut faults = Faults { places, refused, found: Vec::new(), warnings: Vec::new(), entries };
     let name = match file.node.name {
         Some(name) => faults.name("node.name", name),
         None => host_name(),
     };
-    let workers =
-        file.node.workers.map(|workers| faults.range("node.workers", workers, 1, WORKERS_MAX) as usize);
-    let tun = Tun {
-        name: faults.interface("tun.name", file.tun.name),
-        mtu: u16::try_from(faults.range("tun.mtu", file.tun.mtu, MTU_MIN, MTU_MAX)).unwrap_or(u16::MAX),
-    };
+    faults.fill("node.name", name.clone());
+    let workers = file.node.workers.map(|workers| usize::try_from(workers).unwrap_or(usize::MAX));
+    let mtu = u16::try_from(file.tun.mtu).unwrap_or(u16::MAX);
+    let tun = Tun { name: faults.interface("tun.name", file.tun.name), mtu };
+    let disabled = file.uplinks.iter().filter(|uplink| !uplink.enabled);
+    let mut ignore: Vec<_> = disabled.filter_map(|uplink| uplink.interface.clone()).collect();
     let uplinks = uplinks(file.uplinks, &tun, &mut faults);
+    for (index, pattern) in file.discovery.ignore.into_iter().enumerate() {
+        ignore.push(faults.interface(&format!("discovery.ignore[{index}]"), pattern));
+    }
+    let discovery = Discovery {
+        uplinks: match file.discovery.uplinks {
+            UplinkDiscovery::Auto => uplinks.is_empty() && file.exit.is_none(),
+            UplinkDiscovery::Off => false,
+            UplinkDiscovery::Also => true,
+        },
+        ignore,
+    };
     let peers = peers(file.peers, &mut faults);
     let exit = file.exit.map(|exit| self::exit(&exit, &mut faults));
     let lan = lan(file.lan, &tun, &mut faults);
-    let mode = mode(&file.routing, &mut faults);
-    let mut bond = bond(&file.bond, mode, &mut faults);
-    bond.sender.fec = repair::fec(&file.fec, &mut faults);
-    bond.sender.duplication = repair::duplication(&file.duplication, &mut faults);
-    roles(&uplinks, &peers, exit.is_some(), lan.is_some(), &mut faults);
+    let mut bond = bond(&file.bond, &file.routing);
+    bond.sender.fec = repair::fec(&file.fec);
+    bond.sender.duplication = repair::duplication(&file.duplication);
+    let has_ways = !uplinks.is_empty() || lan.is_some() || discovery.uplinks;
+    roles(&uplinks, &discovery, &peers, (exit.is_some(), has_ways), &mut faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&file.log.level) {
         let fix = "write error, warn, info, debug or trace, or directives such as \"info,mwb_actors=debug\"";
         faults.add("log.level", format!("{:?} is no filter: {error}", file.log.level), fix);
     }
     if faults.found.is_empty() {
-        Ok(NodeConfig { name, workers, tun, uplinks, peers, exit, lan, bond, log: file.log.level })
+        let warnings = faults.warnings;
+        Ok(NodeConfig {
+            name,
+            workers,
+            tun,
+            uplinks,
+            discovery,
+            peers,
+            exit,
+            lan,
+            bond,
+            log: file.log.level,
+            warnings,
+        })
     } else {
-        Err(Refused(faults.found))
+        Err(faults.found)
     }
 }
 
 fn uplinks(written: Vec<file::Uplink>, tun: &Tun, faults: &mut Faults<'_>) -> Vec<Uplink> {
     let taken: Vec<u64> = written.iter().filter_map(|uplink| uplink.id).collect();
-    let mut free = (1..=UPLINK_ID_MAX).filter(|id| !taken.contains(id));
+    let mut free = (1..=u64::from(UPLINK_ID_MAX)).filter(|id| !taken.contains(id));
     let (mut ids, mut names, mut binds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let mut uplinks = Vec::new();
     for (index, uplink) in written.into_iter().enumerate() {
         let key = |field: &str| format!("uplinks[{index}].{field}");
-        let id = uplink.id.or_else(|| free.next()).unwrap_or(UPLINK_ID_MAX + 1);
-        let id = faults.range(&key("id"), id, 1, UPLINK_ID_MAX);
+        let id = uplink.id.or_else(|| free.next()).unwrap_or_else(|| {
+            let problem = format!("this is uplink {}, of at most {UPLINK_ID_MAX}", index + 1);
+            faults.add(key("id"), problem, "remove those that are not used");
+            u64::from(UPLINK_ID_MAX)
+        });
+        faults.fill(&key("id"), id);
         faults.unique(&mut ids, key("id"), &id.to_string(), "give each uplink its own id, or none");
         let name = uplink.name.or_else(|| uplink.interface.clone()).unwrap_or_else(|| format!("uplink{id}"));
         let name = faults.name(&key("name"), name);
+        faults.fill(&key("name"), name.clone());
         faults.unique(&mut names, key("name"), &name, "give each uplink its own name");
         let interface = uplink.interface.map(|interface| faults.interface(&key("interface"), interface));
         if interface.as_deref() == Some(&tun.name) {
@@ -203,15 +203,6 @@ fn uplinks(written: Vec<file::Uplink>, tun: &Tun, faults: &mut Faults<'_>) -> Ve
             }
             address
         });
-        let max_bandwidth = uplink.max_bandwidth.and_then(|bytes| {
-            let rate = NonZeroU64::new(bytes).filter(|rate| rate.get() <= u64::MAX / 8);
-            if rate.is_none() {
-                let fix = "write bytes per second (12500000 is 100 Mbit/s), or remove the key to measure it";
-                faults.add(key("max_bandwidth"), format!("{bytes} is no rate"), fix);
-            }
-            rate
-        });
-        let weight = u32::try_from(faults.range(&key("weight"), uplink.weight, 1, 1000)).unwrap_or(1000);
         if !uplink.enabled {
             continue;
         }
@@ -223,17 +214,19 @@ fn uplinks(written: Vec<file::Uplink>, tun: &Tun, faults: &mut Faults<'_>) -> Ve
                 None => String::new(),
             }
         );
-        let bind = if bind.is_empty() { "any interface".to_owned() } else { bind };
         let fix = "give each uplink an interface or an address of its own";
-        faults.unique(&mut binds, key("interface"), &bind, fix);
+        // Without both it means any interface of its type, each another one.
+        if !bind.is_empty() && !faults.refused(&key("address")) && !faults.refused(&key("interface")) {
+            faults.unique(&mut binds, key("interface"), &bind, fix);
+        }
         uplinks.push(Uplink {
             id: u8::try_from(id).unwrap_or(u8::MAX),
             name,
             interface,
             address,
             kind: uplink.kind,
-            max_bandwidth,
-            weight,
+            max_bandwidth: uplink.max_bandwidth.and_then(NonZeroU64::new),
+            weight: u32::try_from(uplink.weight).unwrap_or(u32::MAX),
             metered: uplink.metered,
             lend: uplink.lend,
         });
@@ -247,6 +240,7 @@ fn peers(written: Vec<file::Peer>, faults: &mut Faults<'_>) -> Vec<Peer> {
     for (index, peer) in written.into_iter().enumerate() {
         let key = |field: &str| format!("peers[{index}].{field}");
         let name = faults.name(&key("name"), peer.name.unwrap_or_else(|| format!("peer{}", index + 1)));
+        faults.fill(&key("name"), name.clone());
         faults.unique(&mut names, key("name"), &name, "give each peer its own name");
         let node_id = peer.node_id.parse().unwrap_or_else(|error| {
             let fix = "write the 64 hex digits that `mwb-node key` prints on that node";
@@ -283,22 +277,12 @@ fn lan(written: file::Lan, tun: &Tun, faults: &mut Faults<'_>) -> Option<Lan> {
         faults.unique(&mut seen, key, &interface, "list each interface once");
         interfaces.push(interface);
     }
-    let port = faults.range("lan.port", written.port, 1, u64::from(u16::MAX));
-    let lend_budget = written.lend_budget.and_then(|bytes| {
-        let budget = NonZeroU64::new(bytes);
-        if budget.is_none() {
-            let fix = "write bytes per day and peer (10000000000 is 10 GB), remove the key for no bound, or write \
-                       lend = false";
-            faults.add("lan.lend_budget", "0 lends nothing", fix);
-        }
-        budget
-    });
     (!interfaces.is_empty()).then(|| Lan {
         interfaces,
-        port: u16::try_from(port).unwrap_or(u16::MAX),
+        port: u16::try_from(written.port).unwrap_or(u16::MAX),
         lend: written.lend,
         lend_metered: written.lend_metered,
-        lend_budget,
+        lend_budget: written.lend_budget.and_then(NonZeroU64::new),
         mdns: written.mdns,
     })
 }
@@ -346,47 +330,20 @@ fn pool_v6(written: &str, faults: &mut Faults<'_>) -> Option<(Ipv6Addr, u8)> {
     Some((Ipv6Addr::from(u128::from(pool.network()) | 1), pool.prefix_len()))
 }
 
-fn mode(written: &file::Routing, faults: &mut Faults<'_>) -> RoutingMode {
-    written.mode.parse().unwrap_or_else(|_error| {
-        let names = RoutingMode::ALL.map(RoutingMode::name).join(", ");
-        faults.add(
-            "routing.mode",
-            format!("{:?} is no routing mode", written.mode),
-            format!("write one of {names}"),
-        );
-        RoutingMode::default()
-    })
-}
-
-fn bond(written: &file::Bond, mode: RoutingMode, faults: &mut Faults<'_>) -> Bond {
-    let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    let ms = Duration::from_millis;
-    let queue_bytes_max = faults.range("bond.queue_bytes_max", written.queue_bytes_max, 64 << 10, 1 << 30);
-    let reorder_bytes_max =
-        faults.range("bond.reorder_bytes_max", written.reorder_bytes_max, 1 << 20, 1 << 30);
+fn bond(written: &file::Bond, routing: &file::Routing) -> Bond {
     Bond {
         sender: SenderConfig {
-            mode,
-            queue_bytes_max: bytes(queue_bytes_max),
-            spread_max: faults.duration("bond.spread_max", &written.spread_max, ms(10), ms(2000)),
-            heartbeat_idle: faults.duration(
-                "bond.heartbeat_idle",
-                &written.heartbeat_idle,
-                ms(20),
-                ms(30_000),
-            ),
+            mode: routing.mode.parse::<RoutingMode>().unwrap_or_default(),
+            queue_bytes_max: written.queue_bytes_max,
+            spread_max: written.spread_max.0,
+            heartbeat_idle: written.heartbeat_idle.0,
             resend: written.resend,
             ecn: written.ecn,
             ..SenderConfig::default()
         },
         receiver: ReceiverConfig {
-            reorder_timeout: faults.duration(
-                "bond.reorder_timeout",
-                &written.reorder_timeout,
-                ms(1),
-                ms(10_000),
-            ),
-            reorder_bytes_max: bytes(reorder_bytes_max),
+            reorder_timeout: written.reorder_timeout.0,
+            reorder_bytes_max: written.reorder_bytes_max,
             ..ReceiverConfig::default()
         },
     }
@@ -394,7 +351,13 @@ fn bond(written: &file::Bond, mode: RoutingMode, faults: &mut Faults<'_>) -> Bon
 
 /// A node has one role. Whether it has all that its role needs shows when it runs: it may be a member
 /// of a mesh.
-fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut Faults<'_>) {
+fn roles(
+    uplinks: &[Uplink],
+    discovery: &Discovery,
+    peers: &[Peer],
+    (exit, has_ways): (bool, bool),
+    faults: &mut Faults<'_>,
+) {
     let exits = peers.iter().filter(|peer| peer.exit).count();
     match (exit, exits) {
         (true, 0) => {
@@ -405,6 +368,13 @@ fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut
                     "remove [[uplinks]], or remove [exit]",
                 );
             }
+            if discovery.uplinks {
+                faults.add(
+                    "discovery.uplinks",
+                    "an exit does not bond uplinks",
+                    "remove the key, or remove [exit]",
+                );
+            }
         }
         (true, _) => {
             let fix = "remove [exit] on an edge, or exit = true from the peers on an exit";
@@ -413,9 +383,9 @@ fn roles(uplinks: &[Uplink], peers: &[Peer], exit: bool, lan: bool, faults: &mut
         // The mesh may have one.
         (false, 0) => {}
         (false, 1) => {
-            if uplinks.is_empty() && !lan {
-                let fix = "write at least one [[uplinks]] block with its interface, or lan.interfaces to use those \
-                           of others";
+            if !has_ways {
+                let fix = "write at least one [[uplinks]] block with its interface, remove discovery.uplinks, or write \
+                           lan.interfaces to use those of others";
                 faults.add("uplinks", "no uplink is enabled", fix);
             }
         }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What [`parse`] reads, as a regular expression; not how long it may be.
+pub(super) const PATTERN: &str = r"^\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(us|ms|s|m|h|d)\s*$";
+
 /// Reads a number followed by `us`, `ms`, `s`, `m`, `h` or `d`.
 ///
 /// # Errors

@@ -1,20 +1,24 @@
 //! Goal: every refusal names the key, its origin and a fix, and what is right is understood.
 //! Method: one small text per rule, with an injected environment.
 
-use std::collections::HashMap;
+mod formats;
+mod second;
+mod table;
 
 use super::*;
 
 const ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const FILE: &str = "/etc/test.toml";
+
+/// `text` in `format`, with variables and options.
+fn load_text(text: &str, format: Format, env: &[(&str, &str)], set: &[&str]) -> Result<Loaded, Refused> {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let set: Vec<String> = set.iter().map(|option| (*option).to_owned()).collect();
+    parse(text, format, FILE, env, &set)
+}
 
 fn with_env(text: &str, env: &[(&str, &str)]) -> Result<NodeConfig, Refused> {
-    let env: HashMap<String, String> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let source = Environment::with_prefix("MWB")
-        .prefix_separator("__")
-        .separator("__")
-        .try_parsing(true)
-        .source(Some(env));
-    parse(text, "/etc/test.toml", source)
+    load_text(text, Format::Toml, env, &[]).map(|loaded| loaded.node)
 }
 
 fn read(text: &str) -> Result<NodeConfig, Refused> {
@@ -35,7 +39,11 @@ fn fault(text: &str) -> Fault {
     let mut faults = read(text).expect_err("must be refused").0;
     assert_eq!(faults.len(), 1, "{faults:?}");
     let fault = faults.remove(0);
-    assert_eq!(fault.origin, "/etc/test.toml", "{fault}");
+    // What nobody wrote has no line.
+    assert!(
+        fault.origin.strip_prefix(FILE).is_some_and(|line| line.is_empty() || line.starts_with(':')),
+        "{fault}"
+    );
     assert!(!fault.fix.is_empty() && !fault.problem.is_empty());
     fault
 }
@@ -43,6 +51,7 @@ fn fault(text: &str) -> Fault {
 #[test]
 fn the_sample_is_valid() {
     let config = read(SAMPLE).expect("sample");
+    assert_eq!(config.warnings, []);
     assert_eq!(config.name, "edge-1");
     assert_eq!(config.uplinks.len(), 2);
     assert_eq!(config.tun, Tun { name: "mwb0".to_owned(), mtu: 1408 });
@@ -102,19 +111,95 @@ fn defaults_fill_an_exit() {
 fn the_environment_overrides_the_file_and_is_named() {
     let text = format!("{}[tun]\nmtu = 1400\n", edge(LINK));
     assert_eq!(with_env(&text, &[("MWB__TUN__MTU", "1300")]).expect("good").tun.mtu, 1300);
-    let faults = with_env(&text, &[("MWB__TUN__MTU", "7")]).expect_err("bad").0;
-    assert_eq!((faults[0].key.as_str(), faults[0].origin.as_str()), ("tun.mtu", "the environment"));
-    let faults = with_env(&text, &[("MWB__TUN__MTU", "big")]).expect_err("bad").0;
-    assert_eq!((faults[0].key.as_str(), faults[0].origin.as_str()), ("tun.mtu", "the environment"));
+    for wrong in ["7", "big", "", "1e3"] {
+        let faults = with_env(&text, &[("MWB__TUN__MTU", wrong)]).expect_err("bad").0;
+        let named = ("tun.mtu", "environment variable MWB__TUN__MTU");
+        assert_eq!((faults[0].key.as_str(), faults[0].origin.as_str()), named);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+    }
+}
+
+#[test]
+fn variables_reach_blocks_and_lists_and_are_typed_by_the_table() {
+    let env = [
+        ("MWB__UPLINKS__0__WEIGHT", "20"),
+        ("MWB__UPLINKS__0__NAME", "007"),
+        ("MWB__UPLINKS__1__INTERFACE", "wwan0"),
+        ("mwb__uplinks__1__metered", "TRUE"),
+        ("MWB__DUPLICATION__CLASSES", "voice, video"),
+        ("MWB_STATE_DIR", "/elsewhere"),
+    ];
+    let config = with_env(&edge(LINK), &env).expect("good");
+    let uplinks: Vec<_> = config.uplinks.iter().map(|up| (up.name.as_str(), up.weight, up.metered)).collect();
+    assert_eq!(uplinks, [("007", 20, false), ("wwan0", 10, true)]);
+    let classes = config.bond.sender.duplication.classes;
+    assert!(classes.contains(Class::Video) && classes.contains(Class::Voice));
+    assert!(!classes.contains(Class::BestEffort));
+}
+
+#[test]
+fn variables_that_set_nothing_are_refused() {
+    for (name, key, says) in [
+        ("MWB__TUN__MTV", "tun.mtv", "MWB__TUN__MTU"),
+        ("MWB__TUN", "tun", "is a section"),
+        ("MWB__UPLINKS__999999999999__WEIGHT", "uplinks[999999999999].weight", "not so many"),
+        ("MWB__UPLINKS__0__LOCAL_ADDR", "uplinks[0].local_addr", "name for files"),
+        ("MWB__SESSION__DUPLICATE_PACKETS", "session.duplicate_packets", "for files"),
+        ("MWB__PLUGINS", "plugins", "no effect"),
+        ("MWB__", "", "unknown key"),
+    ] {
+        let faults = with_env(&edge(LINK), &[(name, "1")]).expect_err(name).0;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(
+            (faults[0].key.as_str(), faults[0].origin.as_str()),
+            (key, format!("environment variable {name}").as_str())
+        );
+        assert!(faults[0].to_string().contains(says), "{}", faults[0]);
+    }
+    let faults = with_env(&edge(LINK), &[("MWB__UPLINKS__3__WEIGHT", "1")]).expect_err("a gap").0;
+    assert_eq!(faults[0].key, "uplinks[1]", "{faults:?}");
+}
+
+#[test]
+fn options_override_the_environment() {
+    let load = |set: &[&str]| load_text(&edge(LINK), Format::Toml, &[("MWB__TUN__MTU", "1300")], set);
+    let loaded = load(&["tun.mtu=1290", "uplinks[0].weight=3", "uplinks.0.lend=false"]).expect("good");
+    assert_eq!(loaded.node.tun.mtu, 1290);
+    assert_eq!((loaded.node.uplinks[0].weight, loaded.node.uplinks[0].lend), (3, false));
+    let entry = |key: &str| loaded.entries.iter().find(|entry| entry.key == key).expect(key).clone();
+    assert_eq!((entry("tun.mtu").source(), entry("tun.mtu").origin.as_str()), ("flag", "--set tun.mtu"));
+    for (wrong, says) in [("tun.mtu", "no value"), ("tun.mtuu=1", "tun.mtu"), ("tun.mtu=1", "out of range")] {
+        let faults = load(&[wrong]).expect_err(wrong).0;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(
+            faults[0].origin.starts_with("--set tun.mtu") && faults[0].to_string().contains(says),
+            "{faults:?}"
+        );
+    }
 }
 
 #[test]
 fn unknown_keys_are_refused_with_their_place() {
     let fault = fault(&edge(&format!("{LINK}wieght = 3\n")));
-    assert!(fault.key.starts_with("uplinks[0]"), "{fault}");
-    assert!(fault.problem.contains("wieght") && fault.problem.contains("weight"), "{fault}");
-    let faults = read("colour = 1").expect_err("bad").0;
-    assert!(faults[0].problem.contains("colour"), "{faults:?}");
+    assert_eq!((fault.key.as_str(), fault.origin.as_str()), ("uplinks[0].wieght", "/etc/test.toml:8"));
+    assert!(fault.problem.contains("did you mean uplinks[].weight?"), "{fault}");
+    for (text, key, says) in [
+        ("colour = 1", "colour", "there are node, tun, "),
+        ("[tunn]\nmtu = 1400", "tunn", "did you mean tun?"),
+        ("mtu = 1400", "mtu", "did you mean tun.mtu?"),
+        ("[tun]\nMTU = 1400", "tun.MTU", "did you mean tun.mtu?"),
+        ("[lan]\nlend-metered = true", "lan.lend-metered", "did you mean lan.lend_metered?"),
+        (
+            "[session]\nreorder_timout = \"1s\"",
+            "session.reorder_timout",
+            "did you mean session.reorder_timeout?",
+        ),
+        ("\"a[99999999]\" = 1", "a[99999999]", "unknown key"),
+    ] {
+        let fault = self::fault(text);
+        assert_eq!(fault.key, key);
+        assert!(fault.to_string().contains(says), "{fault}");
+    }
 }
 
 #[test]
@@ -123,7 +208,18 @@ fn wrong_types_are_refused() {
     assert_eq!(fault.key, "uplinks[0].weight");
     assert!(fault.problem.contains("heavy"), "{fault}");
     let fault = self::fault(&edge(&format!("{LINK}type = \"pigeon\"\n")));
-    assert!(fault.key.starts_with("uplinks[0]") && fault.problem.contains("pigeon"), "{fault}");
+    assert!(fault.key == "uplinks[0].type" && fault.problem.contains("pigeon"), "{fault}");
+    let fault = self::fault(&edge(&format!("{LINK}type = \"fibre\"\n")));
+    assert!(fault.fix.contains("did you mean \"fiber\"?"), "{fault}");
+    assert_eq!(self::fault("uplinks = 3").key, "uplinks");
+    assert_eq!(self::fault("[uplinks]\nid = 1").key, "uplinks");
+    assert_eq!(self::fault("uplinks = [3]").key, "uplinks[0]");
+    assert_eq!(self::fault("tun = 3").key, "tun");
+    assert_eq!(
+        self::fault(&edge(&format!("{LINK}[bond]\nreorder_timeout = 800\n"))).key,
+        "bond.reorder_timeout"
+    );
+    assert_eq!(self::fault("[lan]\ninterfaces = [\"a\", 3]").key, "lan.interfaces[1]");
 }
 
 #[test]
@@ -174,8 +270,8 @@ fn duplicates_are_refused() {
     assert_eq!(fault(&two("name = \"n\"\n", "name = \"n\"\n")).key, "uplinks[1].name");
     let same = edge(&format!("{LINK}name = \"a\"\n{LINK}name = \"b\"\n"));
     assert_eq!(fault(&same).key, "uplinks[1].interface");
-    let unbound = edge("[[uplinks]]\n[[uplinks]]\n");
-    assert_eq!(fault(&unbound).key, "uplinks[1].interface");
+    // Any interface of their type is another one for each.
+    assert_eq!(read(&edge("[[uplinks]]\n[[uplinks]]\n")).expect("good").uplinks.len(), 2);
     let peers = format!("{}[[peers]]\nname = \"y\"\nnode_id = \"{}\"\n", edge(LINK), ID.to_uppercase());
     assert_eq!(fault(&peers).key, "peers[1].node_id");
     let other = ID.replace('0', "1");
@@ -194,7 +290,27 @@ fn ids_left_out_take_the_free_numbers() {
 fn disabled_uplinks_are_checked_but_not_used() {
     let text = edge(&format!("{LINK}[[uplinks]]\ninterface = \"b\"\nenabled = false\n"));
     assert_eq!(read(&text).expect("good").uplinks.len(), 1);
-    assert_eq!(fault(&edge(&format!("{LINK}enabled = false\n"))).key, "uplinks");
+    let off = "[discovery]\nuplinks = \"off\"\n";
+    assert_eq!(fault(&edge(&format!("{off}{LINK}enabled = false\n"))).key, "uplinks");
+}
+
+#[test]
+fn uplinks_are_looked_for_where_none_is_named() {
+    let found = |text: &str| read(text).expect("good").discovery;
+    let discovery = |what: &str| format!("[discovery]\nuplinks = \"{what}\"\n");
+    assert!(found("").uplinks && found(&edge("")).uplinks);
+    assert!(!found(&edge(LINK)).uplinks);
+    assert!(found(&edge(&(discovery("also") + LINK))).uplinks);
+    assert!(!found(&discovery("off")).uplinks);
+    assert_eq!(fault(&edge(&discovery("off"))).key, "uplinks");
+    let disabled = found(&edge(&format!("{LINK}enabled = false\n[discovery]\nignore = [\"wlan*\"]\n")));
+    assert!(disabled.uplinks);
+    assert_eq!(disabled.ignore, ["eth0", "wlan*"]);
+    let exit = format!("[[peers]]\nnode_id = \"{ID}\"\n[exit]\n");
+    assert!(!found(&exit).uplinks);
+    assert_eq!(fault(&(discovery("also") + &exit)).key, "discovery.uplinks");
+    assert_eq!(fault(&discovery("yes")).key, "discovery.uplinks");
+    assert_eq!(fault("[discovery]\nignore = [\"a/b\"]\n").key, "discovery.ignore[0]");
 }
 
 #[test]
@@ -245,8 +361,24 @@ fn all_faults_are_told_at_once() {
     let refused = read(&text).expect_err("bad");
     assert_eq!(refused.0.len(), 3);
     let message = refused.to_string();
-    assert!(message.contains("uplinks[0].id (/etc/test.toml): 99 is out of range"), "{message}");
+    assert!(message.contains("uplinks[0].id (/etc/test.toml:7): 99 is out of range"), "{message}");
     assert!(message.contains("fix: write a number from 1 to 31"), "{message}");
+    let text =
+        "colour = 1\n[tun]\nmtu = \"x\"\nname = \"a/b\"\n[bond]\nspread_max = \"9\"\n[[peers]]\nexit = 3\n";
+    let refused = load_text(text, Format::Toml, &[("MWB__LAN__PRT", "1")], &["lan.port=0"]).expect_err("bad");
+    let mut keys: Vec<_> = refused.0.iter().map(|fault| fault.key.as_str()).collect();
+    keys.sort_unstable();
+    let all = [
+        "bond.spread_max",
+        "colour",
+        "lan.port",
+        "lan.prt",
+        "peers[0].exit",
+        "peers[0].node_id",
+        "tun.mtu",
+        "tun.name",
+    ];
+    assert_eq!(keys, all, "{refused}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod routes;
 mod sysctl;
 #[cfg(test)]
 mod tests;
+mod uplinks;
 
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use mwb_actors::session::InnerAddresses;
 use mwb_actors::spec::{Gateways, Platform};
 use mwb_proto::control::Gateway;
 use netlink::{Changes, Netlink};
+use rtnetlink::MulticastGroup;
+pub(crate) use uplinks::{Candidate, Wanted};
 
 /// Mark of our outer packets, number of our routing table, and ("mw" in ASCII) our signature.
 pub(crate) const MARK: u32 = 0x6d77;
@@ -83,12 +86,14 @@ pub(crate) struct EdgeAddresses {
 /// The host of one running node.
 pub(crate) struct LinuxPlatform {
     runtime_dir: PathBuf,
+    /// Held by who reads the notes and writes them again.
+    noting: tokio::sync::Mutex<()>,
 }
 
 impl LinuxPlatform {
     /// Keeps its notes for undoing in `runtime_dir`.
     pub(crate) fn new(runtime_dir: &Path) -> Self {
-        Self { runtime_dir: runtime_dir.to_owned() }
+        Self { runtime_dir: runtime_dir.to_owned(), noting: tokio::sync::Mutex::default() }
     }
 
     /// Before any packet: lets replies arrive on `uplinks` although the host's default route is
@@ -101,6 +106,7 @@ impl LinuxPlatform {
         uplinks: &[(Option<String>, Option<IpAddr>)],
     ) -> Result<(), PlatformError> {
         let netlink = Netlink::open()?;
+        let _alone = self.noting.lock().await;
         let mut journal = Journal::open(&self.runtime_dir)?;
         for (interface, address) in uplinks {
             let interface = match (interface, address) {
@@ -122,7 +128,7 @@ impl LinuxPlatform {
             return std::future::pending().await;
         }
         loop {
-            let mut changes = Changes::open()
+            let mut changes = Changes::open(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr])
                 .inspect_err(
                     |error| tracing::warn!(%error, "interfaces that come later are looked for now and then"),
                 )
@@ -184,6 +190,7 @@ impl LinuxPlatform {
         if let Some((address, prefix)) = gateways.v6 {
             netlink.add_address(tun, index, address.into(), prefix).await?;
         }
+        let _alone = self.noting.lock().await;
         let mut journal = Journal::open(&self.runtime_dir)?;
         journal.note_nftables()?;
         nftables::masquerade(tun, *gateways).await?;

@@ -141,7 +141,7 @@ impl Netlink {
     }
 }
 
-/// What the kernel tells of links and addresses that come and go.
+/// What the kernel tells of links, addresses and the like that come and go.
 pub(super) struct Changes {
     messages: Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>,
     driver: JoinHandle<()>,
@@ -154,13 +154,12 @@ impl Drop for Changes {
 }
 
 impl Changes {
-    /// Changes from now on.
+    /// Changes of what `groups` name, from now on.
     ///
     /// # Errors
     /// When the kernel cannot be asked to tell.
-    pub(super) fn open() -> Result<Self, PlatformError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)
+    pub(super) fn open(groups: &[MulticastGroup]) -> Result<Self, PlatformError> {
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(groups)
             .map_err(PlatformError::file("asking the kernel to tell of interfaces"))?;
         Ok(Self { messages: Box::pin(messages), driver: tokio::spawn(connection) })
     }

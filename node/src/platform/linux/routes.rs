@@ -34,7 +34,7 @@ const PRIORITY_MAIN: u32 = MARK - 1;
 /// Rule that leads into the tunnel; before the kernel's own lookup of the main table (32766).
 const PRIORITY_TUNNEL: u32 = MARK;
 /// Who made a route or rule, in the kernel's field for it; free in iproute2's list.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
 const FAMILIES: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
 
 /// Leads all traffic into `tun`.

@@ -1,0 +1,334 @@
+//! Our own keys.
+
+use std::time::Duration;
+
+use mwb_actors::spec::UPLINK_ID_MAX;
+use mwb_proto::bond::{
+    DuplicationConfig, DuplicationMode, FecConfig, FecMode, ReceiverConfig, RoutingMode, SenderConfig,
+};
+use mwb_proto::wire::Parity;
+use serde_json::json;
+
+use super::{Given, Key, Kind, Section, key};
+use crate::config::{LinkType, class_names};
+
+/// More threads than any host has processors for.
+const WORKERS_MAX: u64 = 256;
+/// Below this IPv6 does not work (RFC 8200, section 5).
+const MTU_MIN: u64 = 1280;
+/// Jumbo frames end here.
+const MTU_MAX: u64 = 9000;
+/// Least parity per packet that means anything: `mode = "off"` is for none.
+const REDUNDANCY_MIN: f64 = 0.01;
+/// Least that a resequencer can work with: 50 ms of 100 Mbit/s, and more.
+pub(super) const REORDER_BYTES_MIN: u64 = 1 << 20;
+/// Most memory that a bond may be given for one purpose.
+pub(super) const BYTES_MAX: u64 = 1 << 30;
+/// Least ingress queue: some 40 packets.
+pub(super) const QUEUE_BYTES_MIN: u64 = 64 << 10;
+/// Bounds of the longest wait for a missing packet.
+pub(super) const REORDER_TIMEOUT: Kind = Kind::Span(ms(1), ms(10_000));
+/// Bounds of the interval of idle heartbeats.
+pub(super) const HEARTBEAT: Kind = Kind::Span(ms(20), ms(30_000));
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn span(duration: Duration) -> serde_json::Value {
+    json!(format!("{}ms", duration.as_millis()))
+}
+
+const NAME: Kind = Kind::Text("text of 1 to 64 bytes");
+const INTERFACE: Kind = Kind::Text("an interface's name, 1 to 15 characters, as `ip link` shows it");
+const SOCKET: Kind = Kind::Text("an address and a port");
+
+/// The sections, in the order of the documentation.
+pub(crate) const SECTIONS: &[Section] = &[
+    section("node", "This node."),
+    section("tun", "The virtual interface that takes the host's traffic."),
+    section(
+        "discovery",
+        "What an edge finds by itself. It follows its host: what is plugged in is used within a second.",
+    ),
+    section(
+        "uplinks[]",
+        "One block for each way to the internet of this host. `wans` is another name for it.",
+    ),
+    section("peers[]", "One block for each node that this one talks to. A member of a mesh needs none."),
+    section("lan", "How this node meets others on its LAN, to lend them uplinks and use theirs."),
+    Section {
+        path: "exit",
+        optional: true,
+        about: "Writing it makes this node an exit: its peers' traffic leaves to the internet here. A member that the \
+                mesh made an exit needs it only to differ.",
+    },
+    section("routing", "How packets are spread over the uplinks."),
+    section("bond", "The machinery that makes one link of many. The defaults suit most links."),
+    section(
+        "fec",
+        "Parity: lost packets that are not TCP are rebuilt at the other end, without the wait for a resend.",
+    ),
+    section(
+        "duplication",
+        "Copies of packets that are not TCP over several uplinks; whichever comes first counts.",
+    ),
+    section("log", "What is written to standard error."),
+];
+
+const fn section(path: &'static str, about: &'static str) -> Section {
+    Section { path, optional: false, about }
+}
+
+/// Our own keys, in the order of the documentation.
+pub(super) const KEYS: &[Key] = &[
+    key("node.name", NAME, Given::Nothing("the host's name"), "How this node calls itself to its peers and in logs."),
+    key(
+        "node.workers",
+        Kind::Whole(1, WORKERS_MAX),
+        Given::Nothing("one for every two processors"),
+        "Threads that carry packets.",
+    )
+    .unit("threads")
+    .advice("More than one for every two processors costs more in handing packets over than it brings."),
+    key("tun.name", INTERFACE, Given::Value(|| json!("mwb0")), "Name of the virtual interface."),
+    key("tun.mtu", Kind::Whole(MTU_MIN, MTU_MAX), Given::Value(|| json!(1408)), "Largest packet that it carries.")
+        .unit("bytes")
+        .advice("1408 fits uplinks of 1492 bytes (PPPoE) over IPv6; what does not fit a path is fragmented."),
+    key(
+        "discovery.uplinks",
+        Kind::Choice(|| vec!["auto", "also", "off"]),
+        Given::Value(|| json!("auto")),
+        "auto: the uplinks are all interfaces with a default route, unless `[[uplinks]]` names some; also: those beside \
+         the ones that are named; off: only what is named.",
+    ),
+    key(
+        "discovery.ignore",
+        Kind::List(&Kind::Text("an interface's name, with * and ? as in a shell")),
+        Given::Value(|| json!([])),
+        "Interfaces to leave alone.",
+    )
+    .advice("Those of uplinks with `enabled` false are left alone too, and so are tunnels, VPNs and bridges of Docker."),
+    key(
+        "uplinks[].id",
+        Kind::Whole(1, UPLINK_ID_MAX as u64),
+        Given::Nothing("the lowest free number, in the order of the blocks"),
+        "Number of the uplink, unique.",
+    ),
+    key(
+        "uplinks[].name",
+        NAME,
+        Given::Nothing("the interface, else `uplink` and the id"),
+        "How people call it, unique.",
+    ),
+    key(
+        "uplinks[].interface",
+        INTERFACE,
+        Given::Nothing("the one that has `address`; without both, any of its `type` that has a default route"),
+        "The interface to send by.",
+    )
+    .advice("One that is not there yet is waited for: a modem may be plugged in later."),
+    key(
+        "uplinks[].address",
+        Kind::Text("a local IP address"),
+        Given::Nothing("the interface's own"),
+        "The address to send from.",
+    )
+    .advice("Needed only where an interface has several, or to choose the interface by its address."),
+    key(
+        "uplinks[].type",
+        Kind::Choice(LinkType::names),
+        Given::Value(|| json!("other")),
+        "What kind of line it is: shown to people and told to others on the LAN.",
+    ),
+    key(
+        "uplinks[].max_bandwidth",
+        Kind::Whole(1, u64::MAX / 8),
+        Given::Nothing("no cap: the rate is measured"),
+        "Never send more than this by it.",
+    )
+    .unit("bytes per second")
+    .advice("12500000 is 100 Mbit/s. Not needed for bonding; a cap leaves room for what does not use the bond."),
+    key(
+        "uplinks[].weight",
+        Kind::Whole(1, 1000),
+        Given::Value(|| json!(10)),
+        "Its share where uplinks are weighed: `routing.mode` weighted and active_backup.",
+    ),
+    key(
+        "uplinks[].metered",
+        Kind::Bool,
+        Given::Value(|| json!(false)),
+        "Its volume is paid for: others do not get it unless `lan.lend_metered` says so.",
+    ),
+    key("uplinks[].lend", Kind::Bool, Given::Value(|| json!(true)), "Whether others on the LAN may use it."),
+    key(
+        "uplinks[].enabled",
+        Kind::Bool,
+        Given::Value(|| json!(true)),
+        "Whether it is used; a block that is not is still checked, and its interface is not found either.",
+    ),
+    key(
+        "peers[].name",
+        NAME,
+        Given::Nothing("`peer` and its place in the list"),
+        "How people call it, unique.",
+    ),
+    key("peers[].node_id", Kind::Text("64 hex digits"), Given::Required, "What `mwb-node key` prints on that node."),
+    key(
+        "peers[].addresses",
+        Kind::List(&SOCKET),
+        Given::Value(|| json!([])),
+        "Where it listens: an exit needs 1 to 4, others none. Each is dialled over every uplink.",
+    ),
+    key(
+        "peers[].lan",
+        Kind::List(&SOCKET),
+        Given::Value(|| json!([])),
+        "Where it listens on our LAN, when mDNS is not to be relied on.",
+    ),
+    key("peers[].exit", Kind::Bool, Given::Value(|| json!(false)), "This peer is our way to the internet; one at most.")
+        .advice("Without one the mesh's exit is used, of several the first by name."),
+    key(
+        "lan.interfaces",
+        Kind::List(&INTERFACE),
+        Given::Value(|| json!([])),
+        "Where this node meets others. None: neither lends nor borrows.",
+    )
+    .advice("A node with such an interface needs no uplinks of its own."),
+    key(
+        "lan.port",
+        Kind::Whole(1, u16::MAX as u64),
+        Given::Value(|| json!(9100)),
+        "UDP port on each of them, the same on all nodes unless mDNS or `peers[].lan` tell.",
+    ),
+    key(
+        "lan.lend",
+        Kind::Bool,
+        Given::Value(|| json!(true)),
+        "Whether others may use this node's uplinks. Own traffic always goes first.",
+    ),
+    key("lan.lend_metered", Kind::Bool, Given::Value(|| json!(false)), "Whether that includes those that are metered."),
+    key(
+        "lan.lend_budget",
+        Kind::Whole(1, u64::MAX / 8),
+        Given::Nothing("no bound"),
+        "Most that each peer gets in a day, both directions together.",
+    )
+    .unit("bytes per day and peer")
+    .advice("10000000000 is 10 GB; to lend nothing write lan.lend = false."),
+    key("lan.mdns", Kind::Bool, Given::Value(|| json!(true)), "Look for members by mDNS, and be found."),
+    key(
+        "exit.listen",
+        Kind::List(&SOCKET),
+        Given::Value(|| json!(["0.0.0.0:9000"])),
+        "Where edges reach this exit, UDP; at least one.",
+    ),
+    key(
+        "exit.pool",
+        Kind::Text("an IPv4 network"),
+        Given::Value(|| json!("10.109.119.0/24")),
+        "Inner addresses handed out to edges; the exit has the first.",
+    )
+    .advice("Must not collide with a LAN of yours."),
+    key(
+        "exit.pool_v6",
+        Kind::Text("an IPv6 network, or \"\""),
+        Given::Value(|| json!("fd6d:7762::/64")),
+        "The same for IPv6, given out while this host has IPv6 internet itself; `\"\"` carries none.",
+    ),
+    key(
+        "routing.mode",
+        Kind::Choice(|| RoutingMode::ALL.map(RoutingMode::name).to_vec()),
+        Given::Value(|| json!(RoutingMode::default().name())),
+        "How this node spreads what it sends; the exit's own mode rules downloads.",
+    )
+    .advice("adaptive is the sum of all uplinks; active_backup, least_latency and broadcast trade it for something."),
+    key(
+        "bond.reorder_timeout",
+        REORDER_TIMEOUT,
+        Given::Value(|| span(ReceiverConfig::default().reorder_timeout)),
+        "Longest wait for a packet that is missing in its flow before the later ones are handed on.",
+    )
+    .advice("A hard bound: the usual wait is measured, and far shorter."),
+    key(
+        "bond.reorder_bytes_max",
+        Kind::Whole(REORDER_BYTES_MIN, BYTES_MAX),
+        Given::Value(|| json!(ReceiverConfig::default().reorder_bytes_max)),
+        "Most that is held while waiting for missing packets, all flows together.",
+    )
+    .unit("bytes"),
+    key(
+        "bond.queue_bytes_max",
+        Kind::Whole(QUEUE_BYTES_MIN, BYTES_MAX),
+        Given::Value(|| json!(SenderConfig::default().queue_bytes_max)),
+        "Most that waits for a free uplink; the longest flow's packets are dropped beyond.",
+    )
+    .unit("bytes"),
+    key(
+        "bond.spread_max",
+        Kind::Span(ms(10), ms(2000)),
+        Given::Value(|| span(SenderConfig::default().spread_max)),
+        "An uplink slower than the fastest by more than this carries data only when no other can.",
+    ),
+    key(
+        "bond.heartbeat_idle",
+        HEARTBEAT,
+        Given::Value(|| span(SenderConfig::default().heartbeat_idle)),
+        "How often an idle uplink is probed.",
+    )
+    .advice("Longer saves volume on metered uplinks; a silent one is then found later."),
+    key("bond.resend", Kind::Bool, Given::Value(|| json!(SenderConfig::default().resend)), "Send lost packets again."),
+    key(
+        "bond.ecn",
+        Kind::Bool,
+        Given::Value(|| json!(SenderConfig::default().ecn)),
+        "Mark packets of flows that understand ECN instead of dropping them.",
+    ),
+    key(
+        "fec.mode",
+        Kind::Choice(|| FecMode::ALL.map(FecMode::name).to_vec()),
+        Given::Value(|| json!(FecMode::default().name())),
+        "adaptive: where a resend would come too late, as much as the measured loss asks for; enabled: always, \
+         `parity_shards` for every `data_shards`; off: never.",
+    ),
+    key(
+        "fec.data_shards",
+        Kind::Whole(1, Parity::DATA_MAX as u64),
+        Given::Value(|| json!(FecConfig::default().data_shards)),
+        "Most packets of a block.",
+    )
+    .unit("packets"),
+    key(
+        "fec.parity_shards",
+        Kind::Whole(1, Parity::PARITY_MAX as u64),
+        Given::Value(|| json!(FecConfig::default().parity_shards)),
+        "Parity of a full block with `mode` enabled.",
+    )
+    .unit("packets"),
+    key(
+        "fec.redundancy",
+        Kind::Number(REDUNDANCY_MIN, 1.0),
+        Given::Value(|| json!(FecConfig::default().redundancy)),
+        "Most parity per packet with `mode` adaptive.",
+    ),
+    key(
+        "duplication.mode",
+        Kind::Choice(|| DuplicationMode::ALL.map(DuplicationMode::name).to_vec()),
+        Given::Value(|| json!(DuplicationConfig::default().mode.name())),
+        "auto: voice by the two fastest uplinks where adaptive parity would be asked for; first: every uplink that is \
+         up; fastest: the two of earliest arrival; best: the two of least loss x delay; off: none.",
+    ),
+    key(
+        "duplication.classes",
+        Kind::List(&Kind::Choice(class_names)),
+        Given::Value(|| json!(["voice"])),
+        "Whose packets the modes first, fastest and best copy.",
+    ),
+    key(
+        "log.level",
+        Kind::Text("a level or tracing directives"),
+        Given::Value(|| json!("info")),
+        "error, warn, info, debug or trace, or directives: `info,mwb_actors=debug`.",
+    ),
+];

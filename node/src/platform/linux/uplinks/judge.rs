@@ -1,0 +1,247 @@
+//! Which interfaces are uplinks, and what kind of line each is. No I/O: what was read goes in.
+//!
+//! An interface is an uplink when all of this holds:
+//! - It is up. Whether it has a carrier is not asked: Wi-Fi loses it for a moment at every change of cell, and a path's
+//!   own health knows better.
+//! - It has a default route, in whichever table and with whichever metric (policy routing puts that of a second uplink into
+//!   a table of its own), and an address of the same family.
+//! - It stands alone: a port of a bridge or bond has its traffic taken over by that.
+//! - By its kind (`IFLA_INFO_KIND`) it is hardware, or something that a host has instead of it, see
+//!   [`STANDS_FOR_HARDWARE`]. What is not on that list is left alone: tunnels and VPNs would carry the bond inside what it
+//!   is to replace, and our own interface is one of them. A kind that is not known is left alone too.
+//! - A bridge has a port that is hardware. Those of Docker and libvirt have none, and no default route either.
+//! - The configuration neither names it nor has it ignored.
+//!
+//! A pair (`veth`) that has a default route is an uplink: so a container reaches the internet. Its other end, on the host, has
+//! no default route, and mostly stands in a bridge.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::Ipv4Net;
+
+use super::sysfs::Hardware;
+use crate::config::LinkType;
+
+/// Kinds of interfaces made by software that a host has as its way to the internet.
+const STANDS_FOR_HARDWARE: [&str; 14] = [
+    "vlan",
+    "bond",
+    "team",
+    "macvlan",
+    "ipvlan",
+    "macsec",
+    "veth",
+    "ppp",
+    "wwan",
+    "rmnet",
+    "virt_wifi",
+    "ipoib",
+    "dsa",
+    "hsr",
+];
+/// Drivers of a telephone at the other end of a USB cable; `cdc_ether` and `cdc_ncm` also of LTE sticks that are
+/// routers.
+const TETHERING_DRIVERS: [&str; 5] = ["rndis_host", "ipheth", "cdc_ether", "cdc_ncm", "cdc_eem"];
+/// Networks that telephones hand out, of which nobody else makes use by default: Android over USB, Wi-Fi, Bluetooth
+/// (`TetherController`, until version 10), Wi-Fi Direct; iOS.
+const TETHERING_NETWORKS: [&str; 5] =
+    ["192.168.42.0/24", "192.168.43.0/24", "192.168.44.0/24", "192.168.49.0/24", "172.20.10.0/28"];
+/// Largest packet over PPPoE (RFC 2516, section 7): such a line is no modem's.
+const PPPOE_MTU: u32 = 1492;
+
+/// What the configuration says of finding uplinks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// Names of interfaces to leave alone, with `*` and `?` as in a shell.
+    pub(crate) ignore: Vec<String>,
+    /// Interfaces that the configuration names.
+    pub(crate) named: BTreeSet<String>,
+    /// Addresses that the configuration names: their interfaces are not found.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+}
+
+/// An interface that is an uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// Its name.
+    pub(crate) interface: String,
+    /// What kind of line it seems to be.
+    pub(crate) line: LinkType,
+    /// Whether its volume is paid for, probably.
+    pub(crate) metered: bool,
+    /// The router of its best default route; none where the link has only one other end.
+    pub(crate) gateway: Option<IpAddr>,
+    /// What it is attached to, for people and to be compared.
+    pub(crate) attached: String,
+}
+
+/// What of a link matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// The host itself.
+    Loopback,
+    /// The point-to-point protocol.
+    Ppp,
+    /// Anything else.
+    Other,
+}
+
+/// One interface.
+#[derive(Clone, Debug)]
+pub(super) struct Interface {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// Its kind when software made it.
+    pub(super) kind: Option<String>,
+    pub(super) layer: Layer,
+    /// The bridge or bond that it is a port of.
+    pub(super) controller: Option<u32>,
+    pub(super) is_up: bool,
+    pub(super) has_carrier: bool,
+    pub(super) mtu: u32,
+    pub(super) hardware: Hardware,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Network {
+    pub(super) index: u32,
+    pub(super) address: IpAddr,
+    pub(super) prefix: u8,
+}
+
+/// A default route over an interface.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DefaultRoute {
+    pub(super) index: u32,
+    pub(super) is_v4: bool,
+    pub(super) gateway: Option<IpAddr>,
+    pub(super) metric: u32,
+}
+
+/// All that was read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostState {
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) networks: Vec<Network>,
+    pub(super) defaults: Vec<DefaultRoute>,
+}
+
+/// The uplinks, those with a carrier first, then by the metrics of their routes, IPv4 first.
+pub(super) fn uplinks(state: &HostState, wanted: &Wanted) -> Vec<Candidate> {
+    let found = state.interfaces.iter().filter_map(|interface| {
+        if !is_uplink(interface, state, wanted) {
+            return None;
+        }
+        let route = best_route(interface, state)?;
+        let rank = (!interface.has_carrier, !route.is_v4, route.metric, interface.name.clone());
+        Some((rank, candidate(interface, &route, state)))
+    });
+    let mut found: Vec<_> = found.collect();
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    found.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+fn is_uplink(interface: &Interface, state: &HostState, wanted: &Wanted) -> bool {
+    let has_named_address = state
+        .networks
+        .iter()
+        .any(|network| network.index == interface.index && wanted.addresses.contains(&network.address));
+    interface.is_up
+        && interface.layer != Layer::Loopback
+        && interface.controller.is_none()
+        && !wanted.named.contains(&interface.name)
+        && !wanted.ignore.iter().any(|pattern| matches(pattern, &interface.name))
+        && !has_named_address
+        && stands_for_hardware(interface, state)
+}
+
+fn stands_for_hardware(interface: &Interface, state: &HostState) -> bool {
+    match interface.kind.as_deref() {
+        None => true,
+        Some("bridge") => state.interfaces.iter().any(|port| {
+            let is_virtual = matches!(port.kind.as_deref(), Some("veth" | "bridge"));
+            port.controller == Some(interface.index) && !is_virtual && stands_for_hardware(port, state)
+        }),
+        Some(kind) => STANDS_FOR_HARDWARE.contains(&kind),
+    }
+}
+
+/// The default route of least metric for which the interface has an address, IPv4 first.
+fn best_route(interface: &Interface, state: &HostState) -> Option<DefaultRoute> {
+    let has_address = |is_v4: bool| {
+        state.networks.iter().any(|n| n.index == interface.index && n.address.is_ipv4() == is_v4)
+    };
+    let over =
+        state.defaults.iter().filter(|route| route.index == interface.index && has_address(route.is_v4));
+    over.min_by_key(|route| (!route.is_v4, route.metric)).copied()
+}
+
+fn candidate(interface: &Interface, route: &DefaultRoute, state: &HostState) -> Candidate {
+    let networks: Vec<Network> = (state.networks.iter())
+        .filter(|network| network.index == interface.index && network.address.is_ipv4() == route.is_v4)
+        .copied()
+        .collect();
+    let line = line(interface, &networks);
+    let mut addresses: Vec<_> = networks.iter().map(|n| format!("{}/{}", n.address, n.prefix)).collect();
+    addresses.sort();
+    let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+    let hands_out = networks.iter().any(|network| is_telephones(network.address));
+    Candidate {
+        interface: interface.name.clone(),
+        line,
+        metered: hands_out || matches!(line, LinkType::Lte | LinkType::Tethering),
+        gateway: route.gateway,
+        attached: format!("{}{via}, interface {}", addresses.join(", "), interface.index),
+    }
+}
+
+fn line(interface: &Interface, networks: &[Network]) -> LinkType {
+    let hardware = &interface.hardware;
+    let kind = interface.kind.as_deref().unwrap_or_default();
+    let named = |prefix: &str| interface.name.starts_with(prefix);
+    if hardware.device_type == "wwan" || ["wwan", "rmnet"].contains(&kind) || named("wwan") || named("wwp") {
+        LinkType::Lte
+    } else if interface.layer == Layer::Ppp {
+        // A modem's, unless it is DSL's.
+        if interface.mtu == PPPOE_MTU { LinkType::Other } else { LinkType::Lte }
+    } else if hardware.is_wireless || hardware.device_type == "wlan" || kind == "virt_wifi" {
+        LinkType::Wifi
+    } else if TETHERING_DRIVERS.contains(&hardware.driver.as_str())
+        || networks.iter().any(|network| is_telephones(network.address))
+    {
+        LinkType::Tethering
+    } else {
+        LinkType::Ethernet
+    }
+}
+
+fn is_telephones(address: IpAddr) -> bool {
+    let IpAddr::V4(address) = address else { return false };
+    TETHERING_NETWORKS.iter().any(|net| net.parse::<Ipv4Net>().is_ok_and(|net| net.contains(&address)))
+}
+
+/// Whether `pattern` with `*` (any characters) and `?` (one) is `name`.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n, mut star) = (0, 0, None);
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == name[n] => (p, n) = (p + 1, n + 1),
+            // The last star takes one more.
+            _ => match &mut star {
+                Some((at, taken)) => {
+                    *taken += 1;
+                    (p, n) = (*at + 1, *taken);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
