@@ -2,4 +2,4 @@
 
 pub(crate) mod linux;
 
-pub(crate) use linux::{Candidate, LinuxPlatform, MARK, Wanted};
+pub(crate) use linux::{Candidate, LinuxPlatform, MARK, OnHost, Wanted};

@@ -49,7 +49,19 @@ impl Default for Tun {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Discovery {
     pub(super) uplinks: UplinkDiscovery,
+    pub(super) lan: LanDiscovery,
     pub(super) ignore: Vec<String>,
+}
+
+/// Whether interfaces of a LAN are looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LanDiscovery {
+    /// When the file names none and the node is a member of a mesh.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Whether uplinks are looked for.
