@@ -9,7 +9,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use mwb_sim::lab::Lab;
 use mwb_sim::traffic::{FlowSpec, download};
+use mwb_sim::wan::{DirectionSpec, LinkSpec};
 use serde_json::Value;
 
 use support::lab::Bond;
@@ -90,6 +92,13 @@ fn wait_for(edge: &Node, what: &str, names: fn(&Node) -> Vec<String>, wanted: &[
         std::thread::sleep(Duration::from_millis(20));
     }
     begin.elapsed()
+}
+
+/// What a command that went well has printed.
+#[track_caller]
+fn done(output: std::process::Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// Bytes that the third link has delivered to the edge.
@@ -269,10 +278,6 @@ fn what_the_configuration_says_wins() {
 fn a_member_needs_no_file() {
     in_lab("a_member_needs_no_file", || {
         let mut bond = host();
-        let done = |output: std::process::Output| {
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap().trim().to_owned()
-        };
         let public = bond.exit.host().address().to_string();
         done(bond.exit.mwb(&["init", "--exit", "--public", &public, "--name", "exit"]));
         bond.exit.start_without_a_file();
@@ -283,5 +288,45 @@ fn a_member_needs_no_file() {
         bond.wait_until_through();
         wait_for(&bond.edge, "both paths", paths, &["up0", "up1"]);
         bond.exit.check();
+    });
+}
+
+#[test]
+fn hosts_on_a_lan_lend_each_other_their_uplinks_without_a_file() {
+    in_lab("hosts_on_a_lan_lend_each_other_their_uplinks_without_a_file", || {
+        let link = |k| vec![LinkSpec::symmetric(format!("link{k}"), DirectionSpec::mbit(20.0).delay_ms(5))];
+        let lab = Lab::lan(&[link(1), link(2)]).unwrap();
+        let dir = tempfile::Builder::new().prefix("mwb-e2e-").tempdir().unwrap();
+        let [mut exit, mut one, mut other] =
+            ["exit", "host1", "host2"].map(|name| Node::new(lab.host(name), dir.path()));
+        let public = exit.host().address().to_string();
+        done(exit.mwb(&["init", "--exit", "--public", &public, "--name", "exit"]));
+        exit.start_without_a_file();
+        wait_until("the exit runs", PATIENCE, || exit.status().is_some());
+        let token = done(exit.mwb(&["invite", "--uses", "2"]));
+        for node in [&one, &other] {
+            done(node.mwb(&["join", &token, "--name", node.host().name()]));
+        }
+        let begin = Instant::now();
+        one.start_without_a_file();
+        other.start_without_a_file();
+        wait_for(&one, "its own path and the other's", paths, &["up0", "lan-lan0"]);
+        wait_for(&other, "its own path and the other's", paths, &["up0", "lan-lan0"]);
+        println!("each uses the uplinks of both {:.2?} after the start", begin.elapsed());
+
+        // The LAN's cable is pulled out, and put back.
+        one.host().set_carrier("lan0", false).unwrap();
+        wait_for(&one, "its own path", paths, &["up0"]);
+        let ports = |node: &Node| {
+            let status = node.status().unwrap_or_default();
+            let ports = status["lan"]["ports"].as_array().cloned().unwrap_or_default();
+            ports.iter().map(|port| port["interface"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        wait_until("the port has gone", PATIENCE, || ports(&one) == ["up0"]);
+        one.host().set_carrier("lan0", true).unwrap();
+        wait_for(&one, "both again", paths, &["up0", "lan-lan0"]);
+        exit.check();
+        one.stop();
+        other.stop();
     });
 }

@@ -1,7 +1,7 @@
 //! `DiscoveryActor`: announces this node on the LAN by mDNS (RFC 6762) and turns the announcements of
 //! others into [`LanHints`] for whoever dials.
 //!
-//! Only the LAN's interfaces are used. Only announcements of our mesh, or of nodes that the
+//! Only the LAN's interfaces are used; when they become others, it begins anew with those. Only announcements of our mesh, or of nodes that the
 //! configuration names, become hints. Hints outlive the actor; its next incarnation withdraws those that
 //! are not announced any more.
 
@@ -43,8 +43,8 @@ pub struct DiscoveryLent {
     pub node: NodeId,
     /// Whom we may meet.
     pub access: Arc<Access>,
-    /// The LAN's interfaces.
-    pub interfaces: Vec<String>,
+    /// The LAN's interfaces; followed.
+    pub interfaces: watch::Receiver<Vec<String>>,
     /// Our UDP port there.
     pub port: u16,
     /// Where the findings go.
@@ -71,6 +71,32 @@ impl Drive for Discovery {
 }
 
 async fn run(lent: DiscoveryLent, pulse: Pulse) -> Result<(), DriverError> {
+    let mut interfaces = lent.interfaces.clone();
+    loop {
+        let names = interfaces.borrow_and_update().clone();
+        if names.is_empty() {
+            pulse.alive_during(changed(&mut interfaces)).await?;
+        } else {
+            browse(&lent, &names, &mut interfaces, &pulse).await?;
+        }
+    }
+}
+
+/// Waits for other interfaces.
+async fn changed(interfaces: &mut watch::Receiver<Vec<String>>) {
+    // Nobody tells any more: they stay.
+    if interfaces.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Announces and looks on the interfaces `names`, until they are others.
+async fn browse(
+    lent: &DiscoveryLent,
+    names: &[String],
+    interfaces: &mut watch::Receiver<Vec<String>>,
+    pulse: &Pulse,
+) -> Result<(), DriverError> {
     let claim = pulse.alive_during(lent.slot.claim()).await?;
     let mut told = false;
     while !port_is_free() {
@@ -83,8 +109,8 @@ async fn run(lent: DiscoveryLent, pulse: Pulse) -> Result<(), DriverError> {
         }
         pulse.alive_during(sleep(PORT_RETRY)).await?;
     }
-    let mut circle = Circle::new(&lent);
-    let daemon = Daemon::start(claim, &lent.interfaces, lent.port, &circle.announcement())
+    let mut circle = Circle::new(lent);
+    let daemon = Daemon::start(claim, names, lent.port, &circle.announcement())
         .map_err(|error| DriverError::Failed(format!("mDNS cannot be started: {error}")))?;
     let mut sightings = Sightings::default();
     let mut load = LoadWatch::default();
@@ -95,10 +121,11 @@ async fn run(lent: DiscoveryLent, pulse: Pulse) -> Result<(), DriverError> {
         pulse.beat().await?;
         tokio::select! {
             () = pulse.asked() => {}
+            () = changed(interfaces) => return Ok(()),
             event = daemon.events.recv_async() => {
                 let event = event.map_err(|_| DriverError::Failed("the thread of mDNS has ended".to_owned()))?;
                 pulse.count_handled(1);
-                handle(event, &mut circle, &mut sightings, &lent);
+                handle(event, &mut circle, &mut sightings, (lent, names));
             }
             _ = check.tick() => {
                 load.check(&daemon)?;
@@ -111,7 +138,12 @@ async fn run(lent: DiscoveryLent, pulse: Pulse) -> Result<(), DriverError> {
     }
 }
 
-fn handle(event: ServiceEvent, circle: &mut Circle, sightings: &mut Sightings, lent: &DiscoveryLent) {
+fn handle(
+    event: ServiceEvent,
+    circle: &mut Circle,
+    sightings: &mut Sightings,
+    (lent, interfaces): (&DiscoveryLent, &[String]),
+) {
     match event {
         ServiceEvent::ServiceResolved(service) => {
             let txt = service.txt_properties.iter().map(|property| (property.key(), property.val()));
@@ -127,7 +159,7 @@ fn handle(event: ServiceEvent, circle: &mut Circle, sightings: &mut Sightings, l
                 sightings.removed(&service.fullname, &lent.hints);
                 return;
             };
-            let found = hints_of(&service, tag, &lent.interfaces);
+            let found = hints_of(&service, tag, interfaces);
             tracing::debug!(tag = hex(&tag), ?standing, ?found, "announced on the LAN");
             sightings.resolved(&service.fullname, standing, found, &lent.hints);
         }

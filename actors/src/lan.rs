@@ -5,11 +5,12 @@
 //! module's business: they are queued for the actor that lends and borrows. [`LanHints`] are addresses
 //! at which members may be.
 //!
-//! Who fills it: a [`port`] per LAN interface, on which a [`listen`]er accepts members and which the
+//! Who fills it: a [`port`] per LAN interface, those that are found [`follow`]ed, on which a [`listen`]er accepts members and which the
 //! [`dial`]ler uses to reach them; a [`talk`] per peer; what we [`announce`]; and what these share, the [`plane`].
 
 pub mod announce;
 pub mod dial;
+pub mod follow;
 mod hints;
 pub mod listen;
 pub mod plane;

@@ -22,9 +22,10 @@ use crate::host::{Host, HostExit, HostLent};
 use crate::lan::LanPeers;
 use crate::lan::announce::{Announce, AnnounceLent};
 use crate::lan::dial::LanDialler;
+use crate::lan::follow::{LanFollow, LanFollowLent};
 use crate::lan::listen::LanListener;
 use crate::lan::plane::{LanParts, LanPlane};
-use crate::lan::port::LanPort;
+use crate::lan::port::{LanPort, PortParts};
 use crate::lend::borrow::Borrow;
 use crate::lend::lender::Lend;
 use crate::lend::{Lending, LendingParts};
@@ -33,7 +34,7 @@ use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
 use crate::session::path::SessionTable;
 use crate::spec::{ExitSpec, Gateways, LanSpec, NodeSpec, Platform, StartError, lan_link_name};
-use crate::status::{LanStatus, NodeStatus, PeerStatus, SessionStatus, SlotStatus};
+use crate::status::{LanStatus, NodeStatus, PeerStatus, SessionStatus};
 use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
 use crate::tls::{self, Allowed};
 use crate::trace::{Trace, TraceWriter};
@@ -110,7 +111,7 @@ struct Built {
     /// The plans below: they refer to what refers to them, and are cleared when the node stops.
     plans: [Arc<Plan>; 4],
     uplinks: Arc<Uplinks>,
-    /// All other links: listen addresses and LAN ports.
+    /// Those of listen addresses.
     links: Vec<Arc<Link>>,
     exits: Option<Arc<Exits>>,
     exit: Option<Arc<Exit>>,
@@ -122,7 +123,8 @@ impl Built {
     /// The links of uplinks, listen addresses and LAN ports.
     fn all_links(&self) -> impl Iterator<Item = Arc<Link>> {
         let uplinks = self.uplinks.all().into_iter().map(|uplink| uplink.link);
-        uplinks.chain(self.links.iter().map(Arc::clone))
+        let ports = self.lan.iter().flat_map(|lan| lan.ports()).map(|port| port.link);
+        uplinks.chain(self.links.iter().map(Arc::clone)).chain(ports)
     }
 
     fn exit_peers(&self) -> Vec<Arc<ExitPeer>> {
@@ -209,9 +211,17 @@ impl Built {
             built.exit = Some(exit);
         }
         if let Some(lan) = &spec.lan {
-            let ports = LanPort::open_all(lan, &spec.identity, &resources.table, &resources.pool)?;
-            built.links.extend(ports.iter().map(|port| Arc::clone(&port.link)));
+            let parts = port_parts(spec, lan, resources);
+            let ports = LanPort::open_all(&lan.interfaces, &parts)?;
+            for port in &ports {
+                links_plan.add(ChildSpec::driven::<WanLink>(port.link.name(), Arc::clone(&port.link)));
+            }
             let plane = lan_plane(spec, Arc::clone(&access), ports, &control_plan, resources);
+            if let Some(found) = &lan.found {
+                let (links, found) = (Arc::clone(&links_plan), found.clone());
+                let lent = LanFollowLent { plane: Arc::clone(&plane), parts, links, found };
+                control_plan.add(ChildSpec::driven::<LanFollow>("lan-ports", lent));
+            }
             let lending = built.lending(spec, lan, &plane, &relays_plan);
             control_plan.add(ChildSpec::driven::<Lend>("lend", Arc::clone(&lending)));
             control_plan.add(ChildSpec::driven::<Borrow>("borrow", Arc::clone(&lending)));
@@ -223,11 +233,11 @@ impl Built {
                 platform: Arc::clone(&platform),
             };
             control_plan.add(ChildSpec::driven::<Announce>("announce", lent));
-            if lan.mdns && !lan.interfaces.is_empty() {
+            if lan.mdns && (!lan.interfaces.is_empty() || lan.found.is_some()) {
                 let lent = DiscoveryLent {
                     node: spec.identity.node_id(),
                     access: Arc::clone(&access),
-                    interfaces: lan.interfaces.clone(),
+                    interfaces: plane.interfaces(),
                     port: lan.port,
                     hints: Arc::clone(plane.hints()),
                     slot: Slot::default(),
@@ -294,6 +304,17 @@ fn uplinks(spec: &NodeSpec, resources: &Resources, links: &Arc<Plan>) -> Arc<Upl
         names: lan.chain(listen).collect(),
     };
     Uplinks::new(parts, if spec.is_edge() { &spec.uplinks } else { &[] })
+}
+
+/// What LAN ports are made from.
+fn port_parts(spec: &NodeSpec, lan: &LanSpec, resources: &Resources) -> PortParts {
+    PortParts {
+        port: lan.port,
+        fwmark: lan.fwmark,
+        identity: Arc::clone(&spec.identity),
+        table: Arc::clone(&resources.table),
+        pool: resources.pool.clone(),
+    }
 }
 
 fn listen_link_name(number: usize) -> String {
@@ -413,7 +434,7 @@ impl RunningNode {
         let exits = self.built.exit_peers();
         let mut sessions: Vec<SessionStatus> =
             exits.iter().map(|exit| SessionStatus::of(&exit.session)).collect();
-        let mut peers: Vec<PeerStatus> = exits.iter().map(|exit| exit_status(exit)).collect();
+        let mut peers: Vec<PeerStatus> = exits.iter().map(|exit| PeerStatus::of(exit)).collect();
         for peer in self.built.exit.iter().flat_map(|exit| exit.peers()) {
             sessions.extend(peer.session().map(|session| SessionStatus::of(&session)));
             let paths_joined = peer.held.all().len();
@@ -468,20 +489,5 @@ impl RunningNode {
 impl std::fmt::Debug for RunningNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RunningNode({})", self.spec.name)
-    }
-}
-
-fn exit_status(exit: &ExitPeer) -> PeerStatus {
-    let slots = exit.slots.all().into_iter().map(|slot| SlotStatus {
-        path: slot.path.0,
-        link: slot.name.clone(),
-        address: slot.address,
-        problem: slot.problem.lock().clone(),
-    });
-    PeerStatus {
-        name: exit.name.clone(),
-        node_id: exit.session.peer(),
-        paths_joined: exit.session.paths().len(),
-        slots: slots.collect(),
     }
 }

@@ -105,6 +105,9 @@ pub struct FoundUplink {
 pub struct LanSpec {
     /// Devices of the LAN.
     pub interfaces: Vec<String>,
+    /// Devices that are found to lead to a LAN, beside those; always complete, and followed while the node runs. Not
+    /// looked for when unset.
+    pub found: Option<watch::Receiver<Vec<String>>>,
     /// UDP port on each of them.
     pub port: u16,
     /// Firewall mark of what is sent there.

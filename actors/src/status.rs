@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::channel::QueueStats;
 use crate::clock;
+use crate::control::dial::ExitPeer;
 use crate::identity::NodeId;
 use crate::lan::plane::LanPlane;
 use crate::lend::LeasesStatus;
@@ -144,7 +145,7 @@ impl LanUplinkStatus {
 
 impl LanStatus {
     pub(crate) fn of(lan: &LanPlane) -> Self {
-        let ports = lan.ports().iter().map(|port| LanPortStatus {
+        let ports = lan.ports().into_iter().map(|port| LanPortStatus {
             interface: port.interface.to_string(),
             link: port.link.name().to_owned(),
             local: port.link.socket().map(|socket| socket.local_addr()),
@@ -181,6 +182,24 @@ pub struct PeerStatus {
     pub paths_joined: usize,
     /// Ways to an exit, in the order of uplinks and addresses; empty on an exit.
     pub slots: Vec<SlotStatus>,
+}
+
+impl PeerStatus {
+    /// Of an exit, as an edge sees it.
+    pub(crate) fn of(exit: &ExitPeer) -> Self {
+        let slots = exit.slots.all().into_iter().map(|slot| SlotStatus {
+            path: slot.path.0,
+            link: slot.name.clone(),
+            address: slot.address,
+            problem: slot.problem.lock().clone(),
+        });
+        Self {
+            name: exit.name.clone(),
+            node_id: exit.session.peer(),
+            paths_joined: exit.session.paths().len(),
+            slots: slots.collect(),
+        }
+    }
 }
 
 /// One way to an exit.

@@ -249,8 +249,11 @@ impl Uplinks {
         let taken = |name: &str| {
             self.parts.names.contains(name) || state.present.values().any(|other| other.spec.name == name)
         };
-        let numbered = (2..).map(|number| format!("{interface}-{number}"));
-        let mut names = std::iter::once(interface.to_owned()).chain(numbered);
+        // Links of other kinds come, too, and have such names.
+        let is_others = ["lan-", "listen-", "probe-"].iter().any(|kind| interface.starts_with(kind));
+        let first = if is_others { format!("uplink-{interface}") } else { interface.to_owned() };
+        let numbered = (2..).map(|number| format!("{first}-{number}"));
+        let mut names = std::iter::once(first.clone()).chain(numbered);
         names.find(|name| !taken(name)).unwrap_or_default()
     }
 }

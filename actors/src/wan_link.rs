@@ -263,6 +263,11 @@ impl Link {
         }
     }
 
+    /// Whether it was [closed](Self::close).
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     /// Asks for a new socket: the device is attached to another network.
     pub fn reopen(&self) {
         self.renew.notify_one();

@@ -15,6 +15,7 @@ use mwb_actors::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg,
 use mwb_actors::{Identity, NodeId};
 use mwb_proto::discovery::{hex, node_tag};
 use ractor::ActorRef;
+use tokio::sync::watch;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,7 +38,7 @@ async fn start(id: NodeId, knows: &[NodeId], port: u16) -> Node {
     let lent = DiscoveryLent {
         node: id,
         access: Arc::new(Access::new(known, None)),
-        interfaces: vec!["lo".to_owned(), "comes-later0".to_owned()],
+        interfaces: watch::Sender::new(vec!["lo".to_owned(), "comes-later0".to_owned()]).subscribe(),
         port,
         hints: Arc::clone(&hints),
         slot: Slot::default(),

@@ -8,8 +8,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use mwb_actors::Fault;
+use mwb_actors::{Fault, FoundUplink};
 use support::{Bed, skip_without_root};
+use tokio::sync::watch;
 
 #[test]
 fn packets_pass_and_every_death_is_short() {
@@ -233,5 +234,55 @@ fn strangers_are_sent_away_and_told_why() {
     let echo = bed.start_echo(50, Duration::from_millis(10)).join().expect("echo");
     assert_eq!(echo.lost, 0, "{echo:?}");
     bed.stop_node(stranger);
+    bed.stop();
+}
+
+/// An uplink that the host is found to have.
+fn found(interface: &str) -> FoundUplink {
+    FoundUplink {
+        interface: interface.to_owned(),
+        attached: "somewhere".to_owned(),
+        weight: 10,
+        fwmark: None,
+        kind: Default::default(),
+        line: "ethernet",
+        metered: false,
+        lend: false,
+    }
+}
+
+/// Goal: uplinks that are found come and go with what they have in the node, also when their actor dies meanwhile.
+/// Method: the list of what is found is the test's own.
+#[test]
+fn found_uplinks_come_and_go_also_when_their_actor_dies() {
+    let list = watch::Sender::new(vec![found("wan0")]);
+    let begin = |edge: &mut mwb_actors::NodeSpec| {
+        edge.uplinks.clear();
+        edge.found = Some(list.subscribe());
+    };
+    let Some(bed) = skip_without_root(|| Bed::with(|edge, _exit| begin(edge))) else { return };
+    bed.wait_for_paths(1, Duration::from_secs(10));
+    let echo = bed.start_echo(400, Duration::from_millis(10));
+    for interfaces in [&["wan0", "wan1"][..], &["wan1"], &["wan0", "wan1"], &["wan0"]] {
+        assert!(bed.edge.inject("control/uplinks/follow", Fault::Panic), "{:#?}", bed.edge.status().actors);
+        list.send_replace(interfaces.iter().map(|interface| found(interface)).collect());
+        bed.wait_for_paths(interfaces.len(), Duration::from_secs(10));
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let status = bed.edge.status();
+            let names = |name: &str| ["wan0", "wan1"].into_iter().find(|interface| name.contains(interface));
+            let actors: std::collections::BTreeSet<_> =
+                status.actors.iter().filter_map(|actor| names(&actor.name)).collect();
+            let links: Vec<_> = status.links.iter().map(|link| link.name.as_str()).collect();
+            if links == interfaces && actors.iter().eq(interfaces) {
+                break;
+            }
+            assert!(Instant::now() < end, "{interfaces:?}: links {links:?}, actors of {actors:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let echo = echo.join().expect("echo");
+    eprintln!("while uplinks came and went: {echo:?}");
+    assert!(echo.pause < Duration::from_secs(1), "{echo:?}");
     bed.stop();
 }

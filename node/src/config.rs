@@ -64,7 +64,7 @@ pub(crate) struct NodeConfig {
     pub(crate) peers: Vec<Peer>,
     /// Set when this node is an exit.
     pub(crate) exit: Option<Exit>,
-    /// Set when this node meets others on a LAN.
+    /// Set when this node meets others on a LAN, or looks for one.
     pub(crate) lan: Option<Lan>,
     /// What a person may set of the bond's machines.
     pub(crate) bond: Bond,
@@ -88,6 +88,8 @@ pub(crate) struct Tun {
 pub(crate) struct Discovery {
     /// Whether uplinks are looked for.
     pub(crate) uplinks: bool,
+    /// Whether interfaces that lead to a LAN are, once this node is a member of a mesh.
+    pub(crate) lan: bool,
     /// Names of interfaces that are left alone, with `*` and `?`; those of disabled uplinks among them.
     pub(crate) ignore: Vec<String>,
 }
@@ -234,7 +236,7 @@ pub(crate) struct Peer {
 /// How we meet others on a LAN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lan {
-    /// At least one, each once.
+    /// Each once; none when they are to be found.
     pub(crate) interfaces: Vec<String>,
     /// Not 0.
     pub(crate) port: u16,

@@ -2,7 +2,7 @@
 
 pub(crate) mod linux;
 
-pub(crate) use linux::{Candidate, LinuxPlatform, MARK, Wanted};
+pub(crate) use linux::{Candidate, LinuxPlatform, MARK, OnHost, Wanted};
 
 use std::net::IpAddr;
 

@@ -249,7 +249,7 @@ fn begin(
             // The end of that dial wakes us.
             continue;
         }
-        let port = plane.ports().iter().find(|port| {
+        let port = plane.ports().into_iter().find(|port| {
             wanted.interface.as_ref().is_none_or(|interface| *interface == port.interface)
                 && networks.reaches(&port.interface, address.ip())
                 && (address.is_ipv4() || port.link.is_dual())
@@ -264,7 +264,7 @@ fn begin(
             break;
         }
         candidate.dialling = true;
-        let (plane, port, address) = (Arc::clone(plane), port.clone(), *address);
+        let (plane, address) = (Arc::clone(plane), *address);
         busy.insert(wanted.tag);
         let expected = wanted.expected;
         dials.spawn(async move {

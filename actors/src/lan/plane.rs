@@ -10,6 +10,7 @@ use mwb_proto::control::Hello;
 use mwb_proto::time::Time;
 use parking_lot::Mutex;
 use quinn::Connection;
+use tokio::sync::watch;
 
 use super::port::LanPort;
 use super::talk::{LanStream, LanTalk, LanTalker};
@@ -42,7 +43,7 @@ pub struct LanParts {
     pub known: Vec<(NodeId, SocketAddr)>,
     /// Addresses at which members may be.
     pub hints: Arc<LanHints>,
-    /// Our ports.
+    /// Our ports, to begin with.
     pub ports: Vec<LanPort>,
     /// Plan of the control supervisor, for the actor of each peer.
     pub control: Arc<Plan>,
@@ -51,6 +52,11 @@ pub struct LanParts {
 /// The LAN as this node takes part in it; survives its actors.
 pub struct LanPlane {
     pub(crate) parts: LanParts,
+    ports: Mutex<Vec<LanPort>>,
+    /// Ports that were taken out of use and are not closed yet.
+    leaving: Mutex<Vec<LanPort>>,
+    /// The interfaces of the ports.
+    interfaces: watch::Sender<Vec<String>>,
     peers: Arc<LanPeers>,
     talks: Mutex<BTreeMap<NodeId, Talking>>,
     /// Why the last dial of an address failed.
@@ -90,9 +96,13 @@ pub(crate) struct Arrival<'a> {
 
 impl LanPlane {
     /// A plane that fills `peers`.
-    pub fn new(parts: LanParts, peers: Arc<LanPeers>) -> Arc<Self> {
+    pub fn new(mut parts: LanParts, peers: Arc<LanPeers>) -> Arc<Self> {
+        let ports = std::mem::take(&mut parts.ports);
         Arc::new(Self {
             parts,
+            interfaces: watch::Sender::new(interfaces(&ports)),
+            ports: Mutex::new(ports),
+            leaving: Mutex::default(),
             peers,
             talks: Mutex::default(),
             problems: Mutex::default(),
@@ -111,8 +121,41 @@ impl LanPlane {
     }
 
     /// Our ports.
-    pub fn ports(&self) -> &[LanPort] {
-        &self.parts.ports
+    pub fn ports(&self) -> Vec<LanPort> {
+        self.ports.lock().clone()
+    }
+
+    /// Follows the interfaces of our ports.
+    pub fn interfaces(&self) -> watch::Receiver<Vec<String>> {
+        self.interfaces.subscribe()
+    }
+
+    /// Takes a port into use.
+    pub(crate) fn add_port(&self, port: LanPort) {
+        let mut ports = self.ports.lock();
+        ports.push(port);
+        self.interfaces.send_replace(interfaces(&ports));
+    }
+
+    /// Takes the ports out of use that were found and are not among `found` any more.
+    pub(crate) fn take_out_ports(&self, found: &[String]) {
+        let mut ports = self.ports.lock();
+        let gone = |port: &mut LanPort| port.found && !found.iter().any(|name| **name == *port.interface);
+        let gone: Vec<_> = ports.extract_if(.., gone).collect();
+        if !gone.is_empty() {
+            self.leaving.lock().extend(gone);
+            self.interfaces.send_replace(interfaces(&ports));
+        }
+    }
+
+    /// Ports that are to be closed.
+    pub(crate) fn leaving_ports(&self) -> Vec<LanPort> {
+        self.leaving.lock().clone()
+    }
+
+    /// Notes that a port was closed.
+    pub(crate) fn forget_port(&self, port: &LanPort) {
+        self.leaving.lock().retain(|other| !Arc::ptr_eq(&other.link, &port.link));
     }
 
     /// This node.
@@ -234,6 +277,10 @@ impl LanPlane {
             }
         }
     }
+}
+
+fn interfaces(ports: &[LanPort]) -> Vec<String> {
+    ports.iter().map(|port| port.interface.to_string()).collect()
 }
 
 impl Talking {

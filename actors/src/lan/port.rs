@@ -9,8 +9,8 @@ use mwb_proto::buf::BufPool;
 use crate::control::lan_transport;
 use crate::identity::Identity;
 use crate::session::path::SessionTable;
-use crate::spec::{LanSpec, StartError, lan_link_name};
-use crate::tls::{self, Allowed};
+use crate::spec::{StartError, lan_link_name};
+use crate::tls::{self, Allowed, TlsError};
 use crate::wan_link::{Link, LinkSpec, SocketSpec, unspecified};
 
 /// Weight of the paths over a LAN port where modes weigh: as an uplink's default.
@@ -23,6 +23,23 @@ pub struct LanPort {
     pub interface: Arc<str>,
     /// Its socket and QUIC endpoint, which accepts connections and dials.
     pub link: Arc<Link>,
+    /// Whether it was found, and not named by the configuration.
+    pub(crate) found: bool,
+}
+
+/// What ports are made from.
+#[derive(Clone)]
+pub struct PortParts {
+    /// UDP port on each interface.
+    pub port: u16,
+    /// Firewall mark of what is sent there.
+    pub fwmark: Option<u32>,
+    /// Our key.
+    pub identity: Arc<Identity>,
+    /// Receiver indexes of all paths.
+    pub table: Arc<SessionTable>,
+    /// Packet buffers.
+    pub pool: BufPool,
 }
 
 impl LanPort {
@@ -31,35 +48,40 @@ impl LanPort {
     ///
     /// # Errors
     /// When a port is taken, or our key cannot be used.
-    pub(crate) fn open_all(
-        spec: &LanSpec,
-        identity: &Arc<Identity>,
-        table: &Arc<SessionTable>,
-        pool: &BufPool,
-    ) -> Result<Vec<Self>, StartError> {
-        let bind = SocketAddr::new(unspecified(has_ipv6()), spec.port);
+    pub(crate) fn open_all(interfaces: &[String], parts: &PortParts) -> Result<Vec<Self>, StartError> {
         let mut ports = Vec::new();
-        for interface in &spec.interfaces {
-            let tls = tls::server_config(identity, Allowed::AnyNode)?;
-            let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
-            server.transport_config(lan_transport());
-            let socket = SocketSpec { bind, device: Some(interface.clone()), mark: spec.fwmark };
-            let link = LinkSpec { name: lan_link_name(interface), socket, rate_max: None, weight: WEIGHT };
-            let link = Link::new(link, Arc::clone(identity), Some(server), Arc::clone(table), pool.clone());
-            match link.open() {
+        for interface in interfaces {
+            let port = Self::new(interface, parts, false)?;
+            match port.link.open() {
                 Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
                     return Err(StartError::LanPort {
                         interface: interface.clone(),
-                        port: spec.port,
+                        port: parts.port,
                         source,
                     });
                 }
                 // The link's own actor says why, and goes on trying.
                 Ok(()) | Err(_) => {}
             }
-            ports.push(Self { interface: interface.as_str().into(), link });
+            ports.push(port);
         }
         Ok(ports)
+    }
+
+    /// A port whose socket is not open yet.
+    ///
+    /// # Errors
+    /// When our key cannot be used.
+    pub(crate) fn new(interface: &str, parts: &PortParts, found: bool) -> Result<Self, TlsError> {
+        let bind = SocketAddr::new(unspecified(has_ipv6()), parts.port);
+        let tls = tls::server_config(&parts.identity, Allowed::AnyNode)?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+        server.transport_config(lan_transport());
+        let socket = SocketSpec { bind, device: Some(interface.to_owned()), mark: parts.fwmark };
+        let link = LinkSpec { name: lan_link_name(interface), socket, rate_max: None, weight: WEIGHT };
+        let (table, pool) = (Arc::clone(&parts.table), parts.pool.clone());
+        let link = Link::new(link, Arc::clone(&parts.identity), Some(server), table, pool);
+        Ok(Self { interface: interface.into(), link, found })
     }
 }
 

@@ -151,6 +151,9 @@ impl Lending {
             in_use && self.parts.peers.get(want.lender).is_some_and(|peer| peer.uplinks().is_empty())
         };
         wants.extend(state.machine.pending().filter(silent));
+        // A LAN port that was closed does not come back: the lease is given back, and asked for anew over another.
+        let over = |want: &Want| state.borrowed.get(want).is_some_and(|b| b.slot.link.is_closed());
+        wants.retain(|want| !over(want));
         state.machine.set_wants(&wants, now);
         self.drain(&mut state, &exits, now);
         handled

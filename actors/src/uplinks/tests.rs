@@ -73,9 +73,11 @@ fn who_comes_back_has_its_id_and_nobody_that_of_a_fixed_one() {
 
 #[test]
 fn a_name_that_is_taken_gets_a_number() {
-    let uplinks = Uplinks::new(parts(&["lan-eth0"]), &[fixed(1, "eth1", "eth0")]);
-    follow(&uplinks, &[found("eth1"), found("lan-eth0")]);
-    assert_eq!(names(&uplinks), [(1, "eth1".into()), (2, "eth1-2".into()), (3, "lan-eth0-2".into())]);
+    let uplinks = Uplinks::new(parts(&["eth7"]), &[fixed(1, "eth1", "eth0")]);
+    follow(&uplinks, &[found("eth1"), found("eth7"), found("lan-eth0")]);
+    let found =
+        [(2, "eth1-2"), (3, "eth7-2"), (4, "uplink-lan-eth0")].map(|(id, name)| (id, name.to_owned()));
+    assert_eq!(names(&uplinks)[1..], found);
     follow(&uplinks, &[]);
     assert_eq!(names(&uplinks), [(1, "eth1".into())]);
 }

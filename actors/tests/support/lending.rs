@@ -55,6 +55,7 @@ impl LendingBed {
             membership: None,
             lan: Some(LanSpec {
                 interfaces: vec!["lan0".to_owned()],
+                found: None,
                 port: 9100,
                 fwmark: None,
                 lend: true,

@@ -194,6 +194,7 @@ impl Bed {
     pub(crate) fn on_a_lan() -> Self {
         let lan = |interface: &str| LanSpec {
             interfaces: vec![interface.to_owned()],
+            found: None,
             port: 9100,
             fwmark: None,
             lend: true,
@@ -207,7 +208,8 @@ impl Bed {
         })
     }
 
-    fn with(change: impl FnOnce(&mut NodeSpec, &mut NodeSpec)) -> Self {
+    /// The same with an edge and an exit that `change` has changed.
+    pub(crate) fn with(change: impl FnOnce(&mut NodeSpec, &mut NodeSpec)) -> Self {
         let lock = machine_lock();
         let tag = format!("act-{}-{}", std::process::id(), BEDS.fetch_add(1, Ordering::Relaxed));
         let (edge_ns, exit_ns) = (Namespace::new(format!("{tag}-e")), Namespace::new(format!("{tag}-x")));

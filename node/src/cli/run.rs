@@ -82,6 +82,10 @@ fn with_role(mut config: NodeConfig, membership: Option<&Membership>) -> Result<
     let own = membership.and_then(Membership::own);
     let exit_record = own.filter(|own| own.roles.contains(Roles::EXIT));
     let has_exit = config.peers.iter().any(|peer| peer.exit);
+    // Others are met only where it is known who they are.
+    config.discovery.lan &= membership.is_some() && exit_record.is_none();
+    let finds_lan = config.discovery.lan;
+    config.lan = config.lan.filter(|lan| finds_lan || !lan.interfaces.is_empty());
     match (&config.exit, config.uplinks.is_empty()) {
         (None, true) if exit_record.is_some() => {
             config.exit = exit_record.map(|record| config::Exit::at(&record.addresses));
@@ -132,9 +136,12 @@ async fn node(
         let node_id = identity.node_id();
         let mut spec = spec(args, config, identity, membership);
         let found = found::begin(config, &platform).await?;
-        let _follow = found.map(|(list, follow)| {
-            spec.found = Some(list);
-            AbortOnDrop(follow)
+        let _follow = found.map(|found| {
+            spec.found = found.uplinks;
+            if let Some(lan) = &mut spec.lan {
+                lan.found = found.lans;
+            }
+            AbortOnDrop(found.follow)
         });
         let running = mwb_actors::start(spec, Arc::clone(&platform) as _).await.map_err(|error| {
             let hint = match &error {
@@ -249,6 +256,7 @@ fn spec(
     });
     let lan = config.lan.as_ref().map(|lan| LanSpec {
         interfaces: lan.interfaces.clone(),
+        found: None,
         port: lan.port,
         fwmark: Some(MARK),
         lend: lan.lend,

@@ -11,7 +11,7 @@ use mwb_actors::spec::{EXIT_ADDRESSES_MAX, UPLINK_ID_MAX};
 use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
 use serde_json::Value as Json;
 
-use super::file::UplinkDiscovery;
+use super::file::{LanDiscovery, UplinkDiscovery};
 use super::walk::{DEFAULT, Entry, Places};
 use super::{Bond, Discovery, Exit, Fault, Lan, NodeConfig, Peer, Tun, Uplink, Warning, file};
 
@@ -138,15 +138,19 @@ pub(super) fn check(
             UplinkDiscovery::Off => false,
             UplinkDiscovery::Also => true,
         },
+        lan: file.discovery.lan == LanDiscovery::Auto
+            && file.lan.interfaces.is_empty()
+            && file.exit.is_none(),
         ignore,
     };
     let peers = peers(file.peers, &mut faults);
     let exit = file.exit.map(|exit| self::exit(&exit, &mut faults));
-    let lan = lan(file.lan, &tun, &mut faults);
+    let lan = lan(file.lan, &tun, discovery.lan, &mut faults);
     let mut bond = bond(&file.bond, &file.routing);
     bond.sender.fec = repair::fec(&file.fec);
     bond.sender.duplication = repair::duplication(&file.duplication);
-    let has_ways = !uplinks.is_empty() || lan.is_some() || discovery.uplinks;
+    let names_lan = lan.as_ref().is_some_and(|lan| !lan.interfaces.is_empty());
+    let has_ways = !uplinks.is_empty() || names_lan || discovery.uplinks;
     roles(&uplinks, &discovery, &peers, (exit.is_some(), has_ways), &mut faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&file.log.level) {
         let fix = "write error, warn, info, debug or trace, or directives such as \"info,mwb_actors=debug\"";
@@ -264,8 +268,8 @@ fn peers(written: Vec<file::Peer>, faults: &mut Faults<'_>) -> Vec<Peer> {
     peers
 }
 
-/// The LAN plane, off without an interface.
-fn lan(written: file::Lan, tun: &Tun, faults: &mut Faults<'_>) -> Option<Lan> {
+/// The LAN plane, off without an interface unless one is to be found.
+fn lan(written: file::Lan, tun: &Tun, find: bool, faults: &mut Faults<'_>) -> Option<Lan> {
     let mut seen = BTreeMap::new();
     let mut interfaces = Vec::new();
     for (index, interface) in written.interfaces.into_iter().enumerate() {
@@ -277,7 +281,7 @@ fn lan(written: file::Lan, tun: &Tun, faults: &mut Faults<'_>) -> Option<Lan> {
         faults.unique(&mut seen, key, &interface, "list each interface once");
         interfaces.push(interface);
     }
-    (!interfaces.is_empty()).then(|| Lan {
+    (find || !interfaces.is_empty()).then(|| Lan {
         interfaces,
         port: u16::try_from(written.port).unwrap_or(u16::MAX),
         lend: written.lend,

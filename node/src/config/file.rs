@@ -41,7 +41,18 @@ pub(super) struct Tun {
 #[serde(deny_unknown_fields)]
 pub(super) struct Discovery {
     pub(super) uplinks: UplinkDiscovery,
+    pub(super) lan: LanDiscovery,
     pub(super) ignore: Vec<String>,
+}
+
+/// Whether interfaces of a LAN are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LanDiscovery {
+    /// When the file names none and the node is a member of a mesh.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Whether uplinks are looked for.

@@ -310,6 +310,14 @@ fn uplinks_are_looked_for_where_none_is_named() {
     assert!(!found(&exit).uplinks);
     assert_eq!(fault(&(discovery("also") + &exit)).key, "discovery.uplinks");
     assert_eq!(fault(&discovery("yes")).key, "discovery.uplinks");
+    let lan = |text: &str| {
+        let config = read(text).expect("good");
+        (config.discovery.lan, config.lan.map(|lan| lan.interfaces))
+    };
+    assert_eq!(lan(""), (true, Some(Vec::new())));
+    assert_eq!(lan("[lan]\ninterfaces = [\"eth1\"]\n"), (false, Some(vec!["eth1".to_owned()])));
+    assert_eq!(lan("[discovery]\nlan = \"off\"\n"), (false, None));
+    assert_eq!(lan(&exit), (false, None));
     assert_eq!(fault("[discovery]\nignore = [\"a/b\"]\n").key, "discovery.ignore[0]");
 }
 

@@ -23,7 +23,7 @@ use mwb_actors::spec::{Gateways, Platform};
 use mwb_proto::control::Gateway;
 use netlink::{Changes, Netlink};
 use rtnetlink::MulticastGroup;
-pub(crate) use uplinks::{Candidate, Wanted};
+pub(crate) use uplinks::{Candidate, OnHost, Wanted};
 
 /// Mark of our outer packets, number of our routing table, and ("mw" in ASCII) our signature.
 pub(crate) const MARK: u32 = 0x6d77;

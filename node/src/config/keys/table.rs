@@ -103,6 +103,13 @@ pub(super) const KEYS: &[Key] = &[
          the ones that are named; off: only what is named.",
     ),
     key(
+        "discovery.lan",
+        Kind::Choice(|| vec!["auto", "off"]),
+        Given::Value(|| json!("auto")),
+        "auto: a member of a mesh meets others on every cable and Wi-Fi with a private address, unless `lan.interfaces` \
+         names some; off: only on those.",
+    ),
+    key(
         "discovery.ignore",
         Kind::List(&Kind::Text("an interface's name, with * and ? as in a shell")),
         Given::Value(|| json!([])),
@@ -193,7 +200,7 @@ pub(super) const KEYS: &[Key] = &[
         "lan.interfaces",
         Kind::List(&INTERFACE),
         Given::Value(|| json!([])),
-        "Where this node meets others. None: neither lends nor borrows.",
+        "Where this node meets others, to lend them its uplinks and use theirs. None: see `discovery.lan`.",
     )
     .advice("A node with such an interface needs no uplinks of its own."),
     key(

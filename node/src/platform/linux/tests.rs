@@ -12,7 +12,7 @@ use super::*;
 const INSIDE: &str = "MWB_TEST_IN_NAMESPACE";
 
 /// Runs `test` (its full name) in a namespace and returns `false`, or returns `true` inside.
-fn inside(test: &str) -> bool {
+pub(super) fn inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -37,7 +37,7 @@ fn inside(test: &str) -> bool {
     false
 }
 
-fn ip(arguments: &str) -> String {
+pub(super) fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }

@@ -1,8 +1,8 @@
-//! The uplinks that the host is found to have: read from the kernel, [judged](judge), and followed.
+//! The uplinks that the host is found to have, and the interfaces that lead to a LAN: read from the kernel,
+//! [judged](judge), and followed.
 //!
 //! The kernel tells of links, addresses, routes and rules that come and go; what it tells is only a reason to read
-//! everything again, so that a message that was lost costs no more than the time until the next look. Who uses the list
-//! is told only when it is another one.
+//! everything again, so that a message that was lost costs no more than the time until the next look.
 
 mod judge;
 mod sysfs;
@@ -20,7 +20,6 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{MulticastGroup, RouteMessageBuilder};
-use tokio::sync::watch;
 
 pub(crate) use self::judge::{Candidate, Wanted};
 use self::judge::{DefaultRoute, HostState, Interface, Layer, Network};
@@ -45,28 +44,32 @@ const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Ipv6Rule,
 ];
 
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OnHost {
+    /// The uplinks, the best first.
+    pub(crate) uplinks: Vec<Candidate>,
+    /// The interfaces that lead to a LAN, by name.
+    pub(crate) lans: Vec<String>,
+}
+
 impl LinuxPlatform {
-    /// The uplinks of this host as of now, least metric first; each is prepared as
+    /// What this host has as of now, as far as it is wanted; each uplink is prepared as
     /// [`prepare_uplinks`](Self::prepare_uplinks) does.
     ///
     /// # Errors
     /// What the kernel says, or when its settings cannot be changed.
-    pub(crate) async fn find_uplinks(&self, wanted: &Wanted) -> Result<Vec<Candidate>, PlatformError> {
+    pub(crate) async fn find(&self, wanted: &Wanted) -> Result<OnHost, PlatformError> {
         let netlink = Netlink::open()?;
         let state = read(&netlink).await?;
-        let found = without_doubles(judge::uplinks(&state, wanted)).await;
-        let interfaces: Vec<_> = found.iter().map(|one| (Some(one.interface.clone()), None)).collect();
+        let uplinks = without_doubles(judge::uplinks(&state, wanted)).await;
+        let interfaces: Vec<_> = uplinks.iter().map(|one| (Some(one.interface.clone()), None)).collect();
         self.prepare_uplinks(&interfaces).await?;
-        Ok(found)
+        Ok(OnHost { uplinks, lans: judge::lans(&state, wanted) })
     }
 
-    /// Tells `list` whenever [`find_uplinks`](Self::find_uplinks) finds others; `make` turns one into what is told.
-    /// Ends when nobody listens any more.
-    pub(crate) async fn follow_uplinks<T, F>(&self, wanted: Wanted, list: watch::Sender<Vec<T>>, make: F)
-    where
-        T: PartialEq,
-        F: Fn(Candidate) -> T,
-    {
+    /// Tells what [`find`](Self::find) gives, whenever it may have changed. Does not end.
+    pub(crate) async fn follow(&self, wanted: &Wanted, tell: impl Fn(OnHost)) {
         let mut changes = None;
         loop {
             if changes.is_none() {
@@ -75,15 +78,8 @@ impl LinuxPlatform {
                     .ok();
             }
             let begin = Instant::now();
-            match self.find_uplinks(&wanted).await {
-                Ok(found) => {
-                    let found: Vec<T> = found.into_iter().map(&make).collect();
-                    list.send_if_modified(|told| {
-                        let differs = *told != found;
-                        *told = found;
-                        differs
-                    });
-                }
+            match self.find(wanted).await {
+                Ok(found) => tell(found),
                 // What was found before stays.
                 Err(error) => tracing::warn!(%error, "the uplinks of this host cannot be read"),
             }
@@ -94,13 +90,8 @@ impl LinuxPlatform {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                told = tokio::time::timeout(LOOK, change) => {
-                    if told == Ok(false) {
-                        changes = None;
-                    }
-                }
-                () = list.closed() => return,
+            if tokio::time::timeout(LOOK, change).await == Ok(false) {
+                changes = None;
             }
             tokio::time::sleep(SETTLE.max(rest)).await;
         }

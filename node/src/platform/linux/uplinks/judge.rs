@@ -1,4 +1,4 @@
-//! Which interfaces are uplinks, and what kind of line each is. No I/O: what was read goes in.
+//! Which interfaces are uplinks, and what kind of line each is; which lead to a LAN. No I/O: what was read goes in.
 //!
 //! An interface is an uplink when all of this holds:
 //! - It is up. Whether it has a carrier is not asked: Wi-Fi loses it for a moment at every change of cell, and a path's
@@ -14,6 +14,9 @@
 //!
 //! A pair (`veth`) that has a default route is an uplink: so a container reaches the internet. Its other end, on the host, has
 //! no default route, and mostly stands in a bridge.
+//!
+//! An interface leads to a LAN when it is up, stands alone and is hardware or the like, as above, is a cable or Wi-Fi and not
+//! metered, and has a private address. It may be an uplink as well: a host with one interface has both there.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -50,12 +53,16 @@ const TETHERING_NETWORKS: [&str; 5] =
 /// Largest packet over PPPoE (RFC 2516, section 7): such a line is no modem's.
 const PPPOE_MTU: u32 = 1492;
 
-/// What the configuration says of finding uplinks.
+/// What the configuration says of finding uplinks and LANs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
+    /// Whether uplinks are.
+    pub(crate) uplinks: bool,
+    /// Whether LANs are.
+    pub(crate) lans: bool,
     /// Names of interfaces to leave alone, with `*` and `?` as in a shell.
     pub(crate) ignore: Vec<String>,
-    /// Interfaces that the configuration names.
+    /// Interfaces that the configuration names as uplinks.
     pub(crate) named: BTreeSet<String>,
     /// Addresses that the configuration names: their interfaces are not found.
     pub(crate) addresses: BTreeSet<IpAddr>,
@@ -130,6 +137,9 @@ pub(super) struct HostState {
 
 /// The uplinks, those with a carrier first, then by the metrics of their routes, IPv4 first.
 pub(super) fn uplinks(state: &HostState, wanted: &Wanted) -> Vec<Candidate> {
+    if !wanted.uplinks {
+        return Vec::new();
+    }
     let found = state.interfaces.iter().filter_map(|interface| {
         if !is_uplink(interface, state, wanted) {
             return None;
@@ -144,17 +154,46 @@ pub(super) fn uplinks(state: &HostState, wanted: &Wanted) -> Vec<Candidate> {
 }
 
 fn is_uplink(interface: &Interface, state: &HostState, wanted: &Wanted) -> bool {
-    let has_named_address = state
-        .networks
-        .iter()
-        .any(|network| network.index == interface.index && wanted.addresses.contains(&network.address));
+    let has_named_address =
+        of_interface(state, interface).any(|network| wanted.addresses.contains(&network.address));
+    is_usable(interface, state, wanted) && !wanted.named.contains(&interface.name) && !has_named_address
+}
+
+/// Whether it is up, not left alone, and leads out of this host.
+fn is_usable(interface: &Interface, state: &HostState, wanted: &Wanted) -> bool {
     interface.is_up
         && interface.layer != Layer::Loopback
         && interface.controller.is_none()
-        && !wanted.named.contains(&interface.name)
         && !wanted.ignore.iter().any(|pattern| matches(pattern, &interface.name))
-        && !has_named_address
         && stands_for_hardware(interface, state)
+}
+
+/// Names of the interfaces that lead to a LAN, in order.
+pub(super) fn lans(state: &HostState, wanted: &Wanted) -> Vec<String> {
+    let found = state.interfaces.iter().filter(|interface| {
+        let networks: Vec<Network> = of_interface(state, interface).copied().collect();
+        wanted.lans
+            && is_usable(interface, state, wanted)
+            && matches!(line(interface, &networks), LinkType::Ethernet | LinkType::Wifi)
+            && networks.iter().any(|network| is_private(network.address))
+            && !networks.iter().any(|network| is_telephones(network.address))
+    });
+    let mut names: Vec<_> = found.map(|interface| interface.name.clone()).collect();
+    names.sort();
+    names
+}
+
+fn of_interface<'a>(state: &'a HostState, interface: &Interface) -> impl Iterator<Item = &'a Network> {
+    let index = interface.index;
+    state.networks.iter().filter(move |network| network.index == index)
+}
+
+/// Whether it is an address of a private network (RFC 1918, RFC 4193).
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private(),
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    }
 }
 
 fn stands_for_hardware(interface: &Interface, state: &HostState) -> bool {

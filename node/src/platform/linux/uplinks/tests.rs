@@ -1,4 +1,6 @@
-use super::judge::{Candidate, DefaultRoute, HostState, Interface, Layer, Network, Wanted, uplinks};
+use super::super::LinuxPlatform;
+use super::super::tests::{inside, ip};
+use super::judge::{Candidate, DefaultRoute, HostState, Interface, Layer, Network, Wanted, lans, uplinks};
 use super::sysfs::Hardware;
 use crate::config::LinkType;
 
@@ -56,7 +58,7 @@ impl Described {
     }
 
     fn found(&self) -> Vec<Candidate> {
-        uplinks(&self.0, &Wanted::default())
+        uplinks(&self.0, &Wanted { uplinks: true, ..Wanted::default() })
     }
 
     fn names(&self) -> Vec<String> {
@@ -200,6 +202,8 @@ fn what_the_configuration_names_or_ignores_is_not_found() {
         Described::default().uplink("eth0", "").uplink("eth1", "").uplink("wlan0", "").uplink("usb0", "");
     let left = |ignore: &[&str], named: &[&str], addresses: &[&str]| {
         let wanted = Wanted {
+            uplinks: true,
+            lans: true,
             ignore: ignore.iter().map(|text| (*text).to_owned()).collect(),
             named: named.iter().map(|text| (*text).to_owned()).collect(),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
@@ -212,4 +216,88 @@ fn what_the_configuration_names_or_ignores_is_not_found() {
     assert_eq!(left(&["eth"], &["eth1"], &["10.0.1.2"]), ["wlan0", "usb0"]);
     assert_eq!(left(&["*"], &[], &[]), Vec::<String>::new());
     assert_eq!(left(&["", "?", "*x", "*****z"], &[], &[]).len(), 4);
+}
+
+#[test]
+fn a_lan_is_a_cable_or_wifi_with_a_private_address() {
+    let lans = |host: &Described, ignore: &[&str]| {
+        let ignore = ignore.iter().map(|text| (*text).to_owned()).collect();
+        lans(&host.0, &Wanted { lans: true, ignore, ..Wanted::default() })
+    };
+    let host = Described::default()
+        .interface("wan", "")
+        .address("203.0.113.7/24")
+        .route("203.0.113.1", 1)
+        .interface("lan", "")
+        .address("192.168.50.11/24")
+        .interface("home", "")
+        .address("10.1.2.3/8")
+        .route("10.0.0.1", 100)
+        .interface("six", "")
+        .address("fd00::7/64")
+        .interface("nothing", "")
+        .interface("down", "")
+        .address("192.168.51.11/24")
+        .with(|down| down.is_up = false)
+        .interface("docker0", "bridge")
+        .address("172.17.0.1/16")
+        .interface("wg0", "wireguard")
+        .address("10.9.9.1/24")
+        .interface("phone", "")
+        .address("192.168.42.129/24")
+        .interface("wwan0", "")
+        .address("10.66.0.9/29");
+    assert_eq!(lans(&host, &[]), ["home", "lan", "six"]);
+    assert_eq!(lans(&host, &["h*"]), ["lan", "six"]);
+}
+
+/// Goal: what a kernel says is read as it is meant. Method: pairs in a namespace of its own, routed as hosts with several
+/// uplinks are.
+#[tokio::test]
+async fn a_kernels_interfaces_are_read() {
+    if !inside("platform::linux::uplinks::tests::a_kernels_interfaces_are_read") {
+        return;
+    }
+    let pair = |name: &str| {
+        format!("link add {name} type veth peer name {name}p; link set {name} up; link set {name}p up")
+    };
+    let run = |steps: &str| {
+        for step in steps.split("; ") {
+            assert_eq!(ip(step), "", "{step}");
+        }
+    };
+    run("link set lo up");
+    for (number, name) in ["cable", "wifi", "other", "shared", "lan", "pulled"].into_iter().enumerate() {
+        run(&pair(name));
+        run(&format!("address add 10.0.{number}.2/24 dev {name}"));
+    }
+    // A notebook's cable and Wi-Fi behind one router, an uplink in a table of its own, one hop of several.
+    run("address add 192.168.1.7/24 dev cable; address add 192.168.1.8/24 dev wifi");
+    for (name, metric) in [("cable", 100), ("wifi", 600)] {
+        run(&format!("neighbour add 192.168.1.1 lladdr 02:00:00:00:00:01 dev {name} nud permanent"));
+        run(&format!("route add default via 192.168.1.1 dev {name} metric {metric}"));
+    }
+    run("route add default via 10.0.2.1 dev other table 77");
+    run("route add default metric 700 nexthop via 10.0.3.1 dev shared nexthop via 10.0.0.1 dev cable");
+    // What is no uplink.
+    run("link add br9 type bridge; address add 10.9.0.1/24 dev br9; link set br9 up");
+    run("route add default via 10.9.0.2 dev br9 metric 800");
+    run("link set pulledp master br9; address add 10.9.1.1/24 dev pulledp");
+    run("route add default via 10.9.1.2 dev pulledp metric 801");
+    run("route add unreachable default metric 900; route add 0.0.0.0/1 via 10.0.4.1 dev lan");
+    let dir = tempfile::tempdir().unwrap();
+    let platform = LinuxPlatform::new(dir.path());
+    let wanted = Wanted { uplinks: true, lans: true, ..Wanted::default() };
+    let uplinks = async || {
+        let found = platform.find(&wanted).await.unwrap();
+        found.uplinks.into_iter().map(|found| found.interface).collect::<Vec<_>>()
+    };
+    assert_eq!(uplinks().await, ["other", "cable", "shared"], "one of two that have the same router");
+    let found = platform.find(&wanted).await.unwrap();
+    assert_eq!(found.lans, ["cable", "lan", "other", "pulled", "shared", "wifi"]);
+    assert!(found.uplinks[1].attached.contains("192.168.1.7/24 via 192.168.1.1, interface "), "{found:?}");
+    run("neighbour change 192.168.1.1 lladdr 02:00:00:00:00:02 dev wifi nud permanent");
+    assert_eq!(uplinks().await, ["other", "cable", "wifi", "shared"], "two routers may have one address");
+    run("neighbour change 192.168.1.1 lladdr 02:00:00:00:00:01 dev wifi nud permanent; link set cable down");
+    assert_eq!(uplinks().await, ["other", "wifi", "shared"], "the other takes over");
 }
