@@ -248,6 +248,8 @@ fn edge_config(
 ) -> String {
     let exit = lab.host(EXIT);
     let mut text = format!("[routing]\nmode = \"{}\"\n", options.mode);
+    // A host of which no link is used must not find them itself.
+    text.push_str("[discovery]\nuplinks = \"off\"\nlan = \"off\"\n");
     for uplink in options.uplinks(host) {
         text.push_str(&format!(
             "\n[[uplinks]]\nname = \"{}\"\ninterface = \"{}\"\n",
