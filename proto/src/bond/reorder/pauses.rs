@@ -180,7 +180,7 @@ mod tests {
             counts[at.as_secs() as usize] += u32::from(lane.on_packet(PACKET, idle_path, now));
             assert!(lane.open_at() <= now + PAUSE);
             let on = matches!(lane.stage, Stage::On { .. });
-            now = now + Duration::from_secs_f64(PACKET as f64 / rate(at.as_secs_f64(), on));
+            now += Duration::from_secs_f64(PACKET as f64 / rate(at.as_secs_f64(), on));
         }
         counts
     }
