@@ -13,6 +13,7 @@ mod output;
 mod peers_text;
 mod platform;
 mod runtime_dir;
+mod service;
 mod status;
 mod status_text;
 

@@ -72,6 +72,20 @@ impl Node {
         self.start_with(|_| {});
     }
 
+    /// Starts it as a service manager does: with those capabilities alone (names as in a unit file), and told where it
+    /// reports to and how often.
+    pub(crate) fn start_as_service(&mut self, capabilities: &[&str], reports: &Path, watchdog: Duration) {
+        let (program, config) = (program(), self.config.clone());
+        let names = capabilities.iter().map(|name| name.trim_start_matches("CAP_").to_lowercase());
+        let bounding: String = names.map(|name| format!(",+{name}")).collect();
+        let mut command = Command::new("setpriv");
+        command.arg("--no-new-privs").arg(format!("--bounding-set=-all{bounding}"));
+        command.arg("--").arg(program).arg("run").arg("--config").arg(config);
+        command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(&self.runtime);
+        command.env("NOTIFY_SOCKET", reports).env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        self.child = Some(self.host.spawn(command).expect("the program starts"));
+    }
+
     fn start_with(&mut self, change: impl FnOnce(&mut Command)) {
         assert!(self.child.is_none(), "it runs already");
         let mut command = command(&["run"]);

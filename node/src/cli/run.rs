@@ -21,7 +21,7 @@ use crate::config::{self, NodeConfig};
 use crate::platform::linux::cleanup::{self, Cleaned};
 use crate::platform::{LinuxPlatform, MARK};
 use crate::runtime_dir::Claim;
-use crate::{identity, status};
+use crate::{identity, service, status};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
@@ -167,12 +167,15 @@ async fn node(
         })
         .map_err(|error| Failure::new(format!("making the control socket: {error}")))?;
         tracing::info!(name = config.name, %node_id, "running");
+        service::ready(&format!("{} is running", config.name));
         let result = tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
+            () = service::keep_alive() => Ok(()),
             () = running.failed() => Err(Failure::new("the node could not go on; the log above says why")),
         };
         tracing::info!("stopping");
+        service::stopping();
         drop(server);
         drop(watch);
         stop(running).await;
