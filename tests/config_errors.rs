@@ -183,3 +183,29 @@ fn unknown_profiles_are_listed() {
     assert!(!output.status.success());
     assert!(text.contains("no lab can be built") || text.contains("three-path"), "{text}");
 }
+
+#[test]
+fn completions_and_manual_pages_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(script.contains("mwb-node") && script.contains("revoke"), "{shell}: {script}");
+    }
+    let output = run(&["completions", "cobol"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+
+    let page = String::from_utf8(run(&["man"]).stdout).unwrap();
+    assert!(page.starts_with(".ie") && page.contains(".TH"), "{page}");
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1");
+    let output = run(&["man", pages.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    for page in ["mwb-node.1", "mwb-node-run.1", "mwb-node-config-check.1"] {
+        let text = std::fs::read_to_string(pages.join(page)).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "{page}: {text}");
+    }
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let output = run(&["man", dir.path().join("file").to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && text.contains("writing the manual pages to"), "{text}");
+}

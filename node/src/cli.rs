@@ -4,6 +4,7 @@ mod config_file;
 mod down;
 mod key;
 mod mesh;
+mod paper;
 mod peers;
 mod run;
 mod status;
@@ -11,7 +12,7 @@ mod status;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{bench, demo};
 
@@ -91,6 +92,10 @@ enum Command {
     Config(config_file::ConfigCommand),
     /// Measure the bond against its raw links on emulated uplinks, in network namespaces of its own
     Bench(bench::BenchArgs),
+    /// Print a completion script for a shell
+    Completions(paper::CompletionsArgs),
+    /// Print the manual page, or write those of all commands into a folder
+    Man(paper::ManArgs),
 }
 
 /// Where the key and the membership are kept.
@@ -139,6 +144,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Peers(args) => peers::peers(&args),
         Command::Config(command) => config_file::config(&command),
         Command::Bench(args) => bench::bench(&args),
+        Command::Completions(args) => paper::completions(&args, Cli::command()),
+        Command::Man(args) => paper::man(&args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -160,8 +167,6 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
