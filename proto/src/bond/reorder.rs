@@ -32,6 +32,11 @@ const AGAIN_MAX: Duration = Duration::from_millis(180);
 const HOLD_MARGIN: Duration = Duration::from_millis(5);
 /// A path that carries less of all data is idle.
 const IDLE_SHARE: f64 = 0.06;
+/// If it was heard this recently, and has been idle for so long: one that joins or comes back is used within three seconds.
+const IDLE_HEARD: Duration = Duration::from_millis(500);
+const IDLE_FOR: Duration = Duration::from_secs(5);
+/// What paths carry is forgotten by half in this many seconds.
+const CARRIED_HALF: f64 = 0.3;
 /// Round trip assumed before one was measured.
 const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 /// A path not heard for this long no longer counts in the spread.
@@ -46,8 +51,10 @@ struct PathDelay {
     high: f64,
     low: f64,
     rtt: Option<Duration>,
-    /// Bytes of data, halved as fast.
+    /// Bytes of data, halved every [`CARRIED_HALF`] seconds.
     carried: f64,
+    /// Since when it carries next to nothing of the data, although it could.
+    idle_since: Option<Time>,
     at: Time,
 }
 
@@ -100,7 +107,7 @@ impl Reorder {
                     let keep = (-(now - d.at).as_secs_f64() / DECAY_HALF).exp2();
                     d.high = delay + (d.high - delay) * keep;
                     d.low = delay + (d.low - delay) * keep;
-                    d.carried *= keep;
+                    d.carried *= (-(now - d.at).as_secs_f64() / CARRIED_HALF).exp2();
                     d.at = now;
                 }
                 d.high = d.high.max(delay);
@@ -112,6 +119,7 @@ impl Reorder {
                 low: delay,
                 rtt: None,
                 carried: 0.0,
+                idle_since: None,
                 at: now,
             }),
         }
@@ -152,7 +160,12 @@ impl Reorder {
         let rtt = fresh().filter_map(|d| d.rtt).min().unwrap_or(RTT_UNKNOWN);
         self.hold = allowance(&self.config, spread, rtt);
         let all: f64 = fresh().map(|d| d.carried).sum();
-        self.idle_path = fresh().any(|d| d.carried < IDLE_SHARE * all && pauses::reach(d.low - low));
+        self.idle_path = false;
+        for d in &mut self.delays {
+            let idle = now - d.at < IDLE_HEARD && d.carried < IDLE_SHARE * all && pauses::reach(d.low - low);
+            d.idle_since = if idle { d.idle_since.or(Some(now)) } else { None };
+            self.idle_path |= d.idle_since.is_some_and(|since| now - since >= IDLE_FOR);
+        }
         self.hold
     }
 

@@ -6,8 +6,8 @@
 //! draft-ietf-ccwg-bbr, section 5.5.9). So a burst now and then is worth as much as one after the other, and the packets
 //! in between are not late at all.
 //!
-//! Nobody tells us how a connection reckons, so it is tried where a path within reach lies idle: from the moment when the
-//! lane's rate no longer grows it is paused. If that does not make it clearly faster, two seconds without pauses tell what
+//! Nobody tells us how a connection reckons, so it is tried where a path within reach has been idle for a while: once the
+//! lane's rate is steady it is paused. If that does not make it clearly faster, two seconds without pauses tell what
 //! they are worth, and a lane that does as well without them is left alone for a minute. (A connection that fills its
 //! queue, as CUBIC does, leaves no path idle, and would pay for a burst with a packet dropped by CoDel.)
 
@@ -31,8 +31,8 @@ const HELD_MAX: f64 = 4e6;
 const WINDOW: Duration = Duration::from_millis(250);
 /// Windows of a mean.
 const WINDOWS: usize = 4;
-/// Growth from one window to the next from which on a connection is still starting.
-const GROWING: f64 = 1.1;
+/// Largest of them over the least, up to which a connection has come to rest: what still starts, or loses packets, differs more.
+const STEADY: f64 = 1.08;
 /// Bulk for this long before the first pause.
 const BULK_FOR: Duration = Duration::from_secs(1);
 /// The first trial with pauses. What they are worth shows within a second.
@@ -46,7 +46,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// The rate with pauses, of that before them, from which on nobody asks what they are worth.
 const CLEAR: f64 = 1.1;
 /// The rate with pauses, of that before them, below which they end at once.
-const HARM: f64 = 0.6;
+const HARM: f64 = 0.9;
 /// A lane that gains nothing is asked again after this long.
 const REST: Duration = Duration::from_secs(60);
 /// And one that gains is, at the longest.
@@ -105,7 +105,9 @@ impl Pauses {
     }
 
     fn judge(&mut self, idle_path: bool, now: Time) {
-        let [newest, older, ..] = self.rates;
+        let newest = self.rates[0];
+        let most = self.rates.iter().copied().fold(0.0, f64::max);
+        let least = self.rates.iter().copied().fold(f64::INFINITY, f64::min);
         let mean = self.rates.iter().sum::<f64>() / WINDOWS as f64;
         if newest < BULK_MIN || newest * PAUSE.as_secs_f64() > HELD_MAX {
             self.bulk_since = None;
@@ -117,13 +119,14 @@ impl Pauses {
         let bulk_since = *self.bulk_since.get_or_insert(now);
         match self.stage {
             Stage::Idle => {
-                if now - bulk_since >= BULK_FOR && newest <= GROWING * older && idle_path {
-                    self.enter(Stage::On { until: now + TRIAL, before: newest.min(older) }, now);
+                if now - bulk_since >= BULK_FOR && most <= STEADY * least && idle_path {
+                    self.enter(Stage::On { until: now + TRIAL, before: least }, now);
                 }
             }
             Stage::On { until, before } => {
-                let settled = now - self.stage_since >= SETTLED;
-                if settled && mean < HARM * before {
+                let elapsed = now - self.stage_since;
+                let settled = elapsed >= SETTLED;
+                if elapsed >= WINDOW * WINDOWS as u32 && mean < HARM * before {
                     self.enter(Stage::Rest { until: now + REST }, now);
                 } else if settled && mean > CLEAR * before {
                     self.stage = Stage::On { until: now + KEPT_MAX, before: mean };

@@ -183,7 +183,7 @@ fn bulk(f: &mut Fixture, protocol: u8, millis: std::ops::Range<u64>, mut taken: 
 fn bulk_beside_an_idle_path_is_held_back_now_and_then_for_no_longer_than_a_pause() {
     let mut f = Fixture { reorder: Reorder::new(ReceiverConfig::default()), pool: BufPool::new(1400, 64) };
     let (mut waiting, mut longest, mut bursts) = (0, 0, 0);
-    bulk(&mut f, PROTO_TCP, 0..3000, |_, count| {
+    bulk(&mut f, PROTO_TCP, 0..8000, |_, count| {
         waiting = if count == 0 { waiting + 1 } else { 0 };
         longest = longest.max(waiting);
         bursts += usize::from(count > 30);
@@ -195,7 +195,7 @@ fn bulk_beside_an_idle_path_is_held_back_now_and_then_for_no_longer_than_a_pause
 
     let mut calls =
         Fixture { reorder: Reorder::new(ReceiverConfig::default()), pool: BufPool::new(1400, 64) };
-    bulk(&mut calls, 17, 0..3000, |ms, count| assert_eq!(count, 1, "a call waits at {ms} ms"));
+    bulk(&mut calls, 17, 0..8000, |ms, count| assert_eq!(count, 1, "a call waits at {ms} ms"));
 }
 
 #[test]
@@ -204,11 +204,11 @@ fn a_pause_ends_when_memory_is_short() {
     let mut f = Fixture { reorder: Reorder::new(config), pool: BufPool::new(1400, 64) };
     let mut longest = 0;
     let mut waiting = 0;
-    bulk(&mut f, PROTO_TCP, 0..3000, |_, count| {
+    bulk(&mut f, PROTO_TCP, 0..8000, |_, count| {
         waiting = if count == 0 { waiting + 1 } else { 0 };
         longest = longest.max(waiting);
     });
     let stats = f.reorder.snapshot();
     assert!(stats.pauses > 8 && longest <= 15, "{longest} packets waited");
-    assert_eq!((stats.evicted, stats.timed_out, stats.delivered), (0, 0, 3000));
+    assert_eq!((stats.evicted, stats.timed_out, stats.delivered), (0, 0, 8000));
 }
