@@ -8,8 +8,8 @@
 //!
 //! Nobody tells us how a connection reckons, so it is tried where a path within reach has been idle for a while: once the
 //! lane's rate is steady it is paused. If that does not make it clearly faster, two seconds without pauses tell what
-//! they are worth, and a lane that does as well without them is left alone for a minute. (A connection that fills its
-//! queue, as CUBIC does, leaves no path idle, and would pay for a burst with a packet dropped by CoDel.)
+//! they are worth, and a lane that does as well without them is left alone for a minute. A connection that fills its
+//! queue, as CUBIC does, would pay for a burst with a packet dropped by CoDel; it leaves no path idle for long.
 
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ const WORTH: f64 = 0.97;
 const SETTLED: Duration = Duration::from_secs(2);
 /// The rate with pauses, of that before them, from which on nobody asks what they are worth.
 const CLEAR: f64 = 1.1;
-/// The rate with pauses, of that before them, below which they end at once.
+/// The rate with pauses, of that before them, below which they end at once during a trial. Later a rate may fall for reasons
+/// of its own: BBR empties its window every ten seconds.
 const HARM: f64 = 0.9;
 /// A lane that gains nothing is asked again after this long.
 const REST: Duration = Duration::from_secs(60);
@@ -124,14 +125,12 @@ impl Pauses {
                 }
             }
             Stage::On { until, before } => {
-                let elapsed = now - self.stage_since;
-                let settled = elapsed >= SETTLED;
-                if elapsed >= WINDOW * WINDOWS as u32 && mean < HARM * before {
+                let held = now - self.stage_since;
+                if held >= WINDOW * WINDOWS as u32 && held <= TRIAL && mean < HARM * before {
                     self.enter(Stage::Rest { until: now + REST }, now);
-                } else if settled && mean > CLEAR * before {
+                } else if held >= SETTLED && mean > CLEAR * before {
                     self.stage = Stage::On { until: now + KEPT_MAX, before: mean };
                 } else if now >= until {
-                    let held = now - self.stage_since;
                     self.enter(Stage::Check { until: now + CHECK, with: mean, held }, now);
                 }
             }
@@ -201,6 +200,21 @@ mod tests {
     fn what_clearly_gains_is_kept_without_a_check() {
         let counts = pauses(50, true, |_, on| if on { 7e6 } else { 5e6 });
         assert!(counts[3..].iter().all(|&n| (7..=8).contains(&n)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_dip_later_on_does_not_end_what_gains() {
+        let dips = |at: f64| (20.0..20.4).contains(&at);
+        let counts = pauses(50, true, |at, on| {
+            if dips(at) {
+                1e6
+            } else if on {
+                7e6
+            } else {
+                5e6
+            }
+        });
+        assert!(counts[22..].iter().all(|&n| n >= 7), "{counts:?}");
     }
 
     #[test]
