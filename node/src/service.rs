@@ -1,12 +1,13 @@
 //! Talking to the service manager (systemd, `sd_notify(3)`): ready, alive, stopping. Without one nothing is said.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
 /// Runs until it is dropped: the manager is told at half of the time after which it would take the node for dead.
 /// Scheduled like all of the node's tasks, so a runtime that hangs is noticed.
-pub(crate) async fn keep_alive() {
+pub(crate) async fn keep_alive() -> Infallible {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return std::future::pending().await;
     };

@@ -171,7 +171,7 @@ async fn node(
         let result = tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
-            () = service::keep_alive() => Ok(()),
+            never = service::keep_alive() => match never {},
             () = running.failed() => Err(Failure::new("the node could not go on; the log above says why")),
         };
         tracing::info!("stopping");
