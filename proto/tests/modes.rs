@@ -385,6 +385,30 @@ fn a_flow_moves_only_when_its_path_dies() {
     assert_eq!(homes(&mut world), during, "and it does not move back");
 }
 
+/// Two of three equal links were silent for a moment: what is known of them is little, and little is what they would get.
+#[test]
+fn per_flow_gives_flows_to_paths_that_were_never_full() {
+    let link = Link { mbit: 40.0, delay_ms: 10, weight: 1 };
+    let mut world = World::new(&[link; 3], RoutingMode::PerFlow);
+    world.cut(0, true);
+    world.cut(1, true);
+    world.run(&[flow(4000, 20.0)], 1.0);
+    world.cut(0, false);
+    world.cut(1, false);
+    world.run(&[flow(4000, 20.0)], 3.0);
+    assert!(world.sender().paths.iter().all(|p| p.state == PathState::Up));
+    world.count();
+    for port in 5000..5048 {
+        world.run(&[flow(port, 4.0)], 0.1);
+    }
+    let homes = world.sent_of.values().map(|sent| (0..3).max_by_key(|&i| sent[i]).expect("three"));
+    let flows = homes.fold([0; 3], |mut flows, home| {
+        flows[home] += 1;
+        flows
+    });
+    assert!(flows.iter().all(|&n| n >= 8), "48 flows: {flows:?}; {:?}", world.sender().paths);
+}
+
 #[test]
 fn active_backup_uses_one_path_until_it_dies() {
     let mut links = UNEVEN;

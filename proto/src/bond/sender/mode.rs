@@ -224,7 +224,8 @@ impl Policy {
     }
 
     /// The path of the flow's slot. A slot without one gets it by weighted rendezvous hashing, so
-    /// that flows are spread as weight and rate are.
+    /// that flows are spread as weight and rate are. The rate of a path that was never full is not known: it starts low,
+    /// and only what carries flows grows, so that such a path would never get one. It counts as the mean of the others.
     pub(super) fn pinned(
         &mut self,
         flow: FlowHash,
@@ -236,9 +237,15 @@ impl Policy {
         let slot = flow.0 % u64::from(LANES);
         let pin = self.pins[slot as usize].filter(|pin| now - pin.used < PIN_IDLE);
         let held = pin.and_then(|pin| members(usable).find(|&i| paths[i].id == pin.path));
+        let known = || members(usable).filter(|&i| !paths[i].is_startup());
+        let mean = match known().count() {
+            0 => 1.0,
+            n => known().map(|i| paths[i].rate.rate()).sum::<f64>() / n as f64,
+        };
         let cost = |i: usize| {
             let p = &paths[i];
-            -uniform(seed ^ slot, p.id).ln() / (f64::from(p.setup.weight.max(1)) * p.rate.rate())
+            let rate = if p.is_startup() { mean } else { p.rate.rate() };
+            -uniform(seed ^ slot, p.id).ln() / (f64::from(p.setup.weight.max(1)) * rate)
         };
         let i = held.or_else(|| members(usable).min_by(|&a, &b| cost(a).total_cmp(&cost(b))))?;
         self.pins[slot as usize] = Some(Pin { path: paths[i].id, used: now });
