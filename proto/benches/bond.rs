@@ -106,7 +106,7 @@ fn receiver(c: &mut Criterion) {
                                 lane: 3,
                                 lane_seq,
                                 incarnation: 1,
-                                prev_path: 0,
+                                unqueued: 0,
                             };
                             let mut head = [0; DATA_LEN];
                             header.encode(&mut head);

@@ -19,13 +19,8 @@ fn headers(c: &mut Criterion) {
         receiver: 0xcafe_f00d,
         path_seq_low: 0x0102_0304,
     };
-    let data = DataHeader {
-        sent: Stamp::new(0x0a_0b0c),
-        lane: 7,
-        lane_seq: 0x12_3456,
-        incarnation: 1,
-        prev_path: 2,
-    };
+    let data =
+        DataHeader { sent: Stamp::new(0x0a_0b0c), lane: 7, lane_seq: 0x12_3456, incarnation: 1, unqueued: 2 };
     let mut datagram = [0; CLEAR_LEN + DATA_LEN + 1400];
     c.bench_function("data headers, encode", |b| {
         b.iter(|| {

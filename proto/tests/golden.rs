@@ -46,7 +46,7 @@ const DATA_BODY: [u8; 23] = [
     0x12, 0x34, // lane
     0x56, 0x78, 0x9a, // lane sequence
     0x07, // incarnation
-    0x02, // prev_path
+    0x02, // unqueued
     0x45, 0x69, 0x6e, 0x6e, 0x65, 0x72, 0x20, 0x70, 0x61, 0x63, 0x6b, 0x65, 0x74, // inner packet
 ];
 
@@ -295,7 +295,7 @@ fn data_body() {
         lane: 0x1234,
         lane_seq: 0x56_789a,
         incarnation: 7,
-        prev_path: 2,
+        unqueued: 2,
     };
     let mut out = [0; 10];
     header.encode(&mut out);

@@ -11,7 +11,7 @@ use mwb_proto::bond::{
 };
 use mwb_proto::buf::BufPool;
 use mwb_proto::time::Time;
-use mwb_proto::wire::v2::{CLEAR_LEN, Clear, FrameType, TAG_LEN};
+use mwb_proto::wire::v2::{CLEAR_LEN, Clear, DataHeader, FrameType, TAG_LEN};
 use mwb_proto::wire::{PathId, Report};
 
 /// Length of every inner packet.
@@ -88,6 +88,8 @@ struct World {
     sent_of: BTreeMap<u16, Vec<u64>>,
     /// Inner packets out per source port since then, and the sum of their delays.
     delivered: BTreeMap<u16, u64>,
+    /// What the newest data header says of waiting.
+    unqueued: u8,
 }
 
 impl World {
@@ -124,6 +126,7 @@ impl World {
             sent: vec![0; links.len()],
             sent_of: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            unqueued: 0,
         }
     }
 
@@ -178,7 +181,8 @@ impl World {
                 let clear = Clear::decode(&bytes).expect("our own header");
                 if forward && clear.frame == FrameType::Data {
                     self.sent[path] += bytes.len() as u64;
-                    let inner = &bytes[CLEAR_LEN + 10..];
+                    let (header, inner) = DataHeader::decode(&bytes[CLEAR_LEN..]).expect("our own too");
+                    self.unqueued = header.unqueued;
                     let port = u16::from_be_bytes([inner[20], inner[21]]);
                     let links = self.sent.len();
                     self.sent_of.entry(port).or_insert_with(|| vec![0; links])[path] += bytes.len() as u64;
@@ -334,6 +338,21 @@ fn least_latency_uses_the_nearest_path_only() {
 fn adaptive_fills_the_nearest_first() {
     let (got, _) = shares(RoutingMode::Adaptive);
     assert!(got[0] > 0.70 && got[1] > 0.08 && got[2] < 0.08, "{got:.3?}");
+}
+
+#[test]
+fn data_headers_tell_for_how_long_nothing_has_waited() {
+    let mut world = World::new(&UNEVEN, RoutingMode::Adaptive);
+    world.run(&[flow(4000, 12.0)], 3.0);
+    assert!(world.unqueued >= 100, "{} with half the load", world.unqueued);
+    world.run(&[flow(4000, 60.0)], 1.0);
+    assert_eq!(world.unqueued, 0, "with more than there is room for");
+    world.run(&[flow(4000, 12.0)], 1.8);
+    let soon = world.unqueued;
+    world.run(&[flow(4000, 12.0)], 0.5);
+    assert!(soon < 180 && (45..=55).contains(&(world.unqueued - soon)), "{soon}, {}", world.unqueued);
+    world.run(&[flow(4000, 12.0)], 4.0);
+    assert_eq!(world.unqueued, 255);
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Receiver {
             lane: packet.lane,
             lane_seq: packet.lane_seq,
             incarnation,
-            prev_path: 0,
+            unqueued: 0,
         };
         for (packet, range) in bundle.iter().take(last) {
             self.handle_packet(header(&packet), plain.copy_of(range), now);
@@ -259,7 +259,7 @@ impl Receiver {
         for (lane_seq, packet) in decoded.packets {
             let Some(packet) = self.decoder.buffer(&packet) else { continue };
             let (lane, incarnation) = (decoded.lane, decoded.incarnation);
-            let header = DataHeader { sent: now.stamp(), lane, lane_seq, incarnation, prev_path: 0 };
+            let header = DataHeader { sent: now.stamp(), lane, lane_seq, incarnation, unqueued: 0 };
             let before = self.reorder.delivered();
             self.reorder.handle(header, packet, now);
             self.fec_recovered += self.reorder.delivered() - before;

@@ -32,9 +32,11 @@ const AGAIN_MAX: Duration = Duration::from_millis(180);
 const HOLD_MARGIN: Duration = Duration::from_millis(5);
 /// A path that carries less of all data is idle.
 const IDLE_SHARE: f64 = 0.06;
-/// If it was heard this recently, and has been idle for so long: one that joins or comes back is used within three seconds.
+/// If it was heard this recently.
 const IDLE_HEARD: Duration = Duration::from_millis(500);
-const IDLE_FOR: Duration = Duration::from_secs(5);
+/// And nothing has waited at the sender for as long: tens of milliseconds, as data headers have it. What is not short of
+/// window keeps a queue there.
+const UNQUEUED_MIN: u8 = 100;
 /// What paths carry is forgotten by half in this many seconds.
 const CARRIED_HALF: f64 = 0.3;
 /// Round trip assumed before one was measured.
@@ -53,8 +55,6 @@ struct PathDelay {
     rtt: Option<Duration>,
     /// Bytes of data, halved every [`CARRIED_HALF`] seconds.
     carried: f64,
-    /// Since when it carries next to nothing of the data, although it could.
-    idle_since: Option<Time>,
     at: Time,
 }
 
@@ -119,7 +119,6 @@ impl Reorder {
                 low: delay,
                 rtt: None,
                 carried: 0.0,
-                idle_since: None,
                 at: now,
             }),
         }
@@ -160,12 +159,8 @@ impl Reorder {
         let rtt = fresh().filter_map(|d| d.rtt).min().unwrap_or(RTT_UNKNOWN);
         self.hold = allowance(&self.config, spread, rtt);
         let all: f64 = fresh().map(|d| d.carried).sum();
-        self.idle_path = false;
-        for d in &mut self.delays {
-            let idle = now - d.at < IDLE_HEARD && d.carried < IDLE_SHARE * all && pauses::reach(d.low - low);
-            d.idle_since = if idle { d.idle_since.or(Some(now)) } else { None };
-            self.idle_path |= d.idle_since.is_some_and(|since| now - since >= IDLE_FOR);
-        }
+        self.idle_path = fresh()
+            .any(|d| now - d.at < IDLE_HEARD && d.carried < IDLE_SHARE * all && pauses::reach(d.low - low));
         self.hold
     }
 
@@ -198,7 +193,8 @@ impl Reorder {
         let cost = packet.capacity();
         let lane = self.lanes[usize::from(id)].get_or_insert_with(|| Box::new(Lane::new(header.lane_seq)));
         let before = lane.slots();
-        if is_tcp(&packet) && lane.pauses.on_packet(packet.len(), self.idle_path, now) {
+        let short = self.idle_path && header.unqueued >= UNQUEUED_MIN;
+        if is_tcp(&packet) && lane.pauses.on_packet(packet.len(), short, now) {
             self.stats.pauses += 1;
         }
         let placed = lane.place(header.lane_seq, packet, deadline);

@@ -95,6 +95,8 @@ pub struct Sender {
     incarnation: u8,
     classifier: Classifier,
     queue: FlowQueue,
+    /// When something was last left waiting in the queue.
+    waited_at: Time,
     policy: Policy,
     repair: Repair,
     gain: Gain,
@@ -158,6 +160,7 @@ impl Sender {
             counters: Counters::default(),
             config,
             incarnation,
+            waited_at: now,
         }
     }
 

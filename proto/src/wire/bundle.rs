@@ -140,7 +140,7 @@ mod tests {
     fn body(packets: &[Packet], incarnation: u8) -> Vec<u8> {
         let (lane, lane_seq, packet) = &packets[0];
         let header =
-            DataHeader { sent: Stamp::new(77), lane: *lane, lane_seq: *lane_seq, incarnation, prev_path: 0 };
+            DataHeader { sent: Stamp::new(77), lane: *lane, lane_seq: *lane_seq, incarnation, unqueued: 0 };
         let mut head = [0; DATA_LEN];
         header.encode(&mut head);
         let mut out = [&head, packet.as_slice()].concat();

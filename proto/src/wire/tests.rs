@@ -31,12 +31,12 @@ fn clear() -> impl Strategy<Value = Clear> {
 
 fn data_header() -> impl Strategy<Value = DataHeader> {
     (stamp(), any::<u16>(), 0..=LANE_SEQ_MASK, any::<u8>(), any::<u8>()).prop_map(
-        |(sent, lane, lane_seq, incarnation, prev_path)| DataHeader {
+        |(sent, lane, lane_seq, incarnation, unqueued)| DataHeader {
             sent,
             lane,
             lane_seq,
             incarnation,
-            prev_path,
+            unqueued,
         },
     )
 }
@@ -275,7 +275,7 @@ proptest! {
 fn a_lone_packet_costs_36_bytes() {
     assert_eq!(DATA_OVERHEAD, 36);
     let mut datagram = vec![0; CLEAR_LEN];
-    let header = DataHeader { sent: Stamp::new(1), lane: 2, lane_seq: 3, incarnation: 4, prev_path: 5 };
+    let header = DataHeader { sent: Stamp::new(1), lane: 2, lane_seq: 3, incarnation: 4, unqueued: 5 };
     let mut sealed = [0; DATA_LEN];
     header.encode(&mut sealed);
     datagram.extend_from_slice(&sealed);

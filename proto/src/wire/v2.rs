@@ -216,7 +216,7 @@ impl Clear {
 ///   3..5  lane
 ///   5..8  lane sequence
 ///      8  incarnation
-///      9  prev_path
+///      9  unqueued
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DataHeader {
@@ -228,8 +228,9 @@ pub struct DataHeader {
     pub lane_seq: u32,
     /// Which life of the sending router counts the lanes.
     pub incarnation: u8,
-    /// The path that carried lane sequence - 1.
-    pub prev_path: u8,
+    /// For how long nothing has waited for a path at the sender, in tens of milliseconds, at most 255; 0: something
+    /// waits, or it is not said.
+    pub unqueued: u8,
 }
 
 impl DataHeader {
@@ -239,7 +240,7 @@ impl DataHeader {
         out[3..5].copy_from_slice(&self.lane.to_be_bytes());
         out[5..8].copy_from_slice(&be24(self.lane_seq & LANE_SEQ_MASK));
         out[8] = self.incarnation;
-        out[9] = self.prev_path;
+        out[9] = self.unqueued;
     }
 
     /// Reads the header off an opened body; the rest of the body is the inner packet.
@@ -253,7 +254,7 @@ impl DataHeader {
             lane: r.u16()?,
             lane_seq: r.u24()?,
             incarnation: r.u8()?,
-            prev_path: r.u8()?,
+            unqueued: r.u8()?,
         };
         Ok((header, r.rest()))
     }

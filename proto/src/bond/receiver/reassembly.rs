@@ -115,7 +115,7 @@ mod tests {
     use crate::time::Stamp;
 
     fn header(lane_seq: u32) -> DataHeader {
-        DataHeader { sent: Stamp::new(0), lane: 7, lane_seq, incarnation: 1, prev_path: 0 }
+        DataHeader { sent: Stamp::new(0), lane: 7, lane_seq, incarnation: 1, unqueued: 0 }
     }
 
     fn body(pool: &BufPool, bytes: &[u8]) -> PacketBuf {

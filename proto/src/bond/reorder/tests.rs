@@ -4,7 +4,7 @@ use crate::time::Stamp;
 use crate::wire::SkipRun;
 
 fn header(lane: u16, lane_seq: u32, incarnation: u8) -> DataHeader {
-    DataHeader { sent: Stamp::new(0), lane, lane_seq, incarnation, prev_path: 0 }
+    DataHeader { sent: Stamp::new(0), lane, lane_seq, incarnation, unqueued: 0 }
 }
 
 struct Fixture {
@@ -159,18 +159,18 @@ fn nothing_comes_twice_when_a_lane_starts_anew_further_ahead() {
     assert_eq!(f.reorder.snapshot().held_packets, 0);
 }
 
-/// Bulk of TCP by a near path, one packet a millisecond, beside a far path that carries only heartbeats.
-fn bulk(f: &mut Fixture, protocol: u8, millis: std::ops::Range<u64>, mut taken: impl FnMut(u64, usize)) {
+/// Eight seconds of bulk by a near path, one packet a millisecond, beside a far path that carries only heartbeats.
+fn bulk(f: &mut Fixture, protocol: u8, unqueued: u8, mut taken: impl FnMut(u64, usize)) {
     let mut packet = [0u8; 1200];
     packet[0] = 0x45;
     packet[9] = protocol;
-    for ms in millis {
+    for ms in 0..8000 {
         let now = Time::from_millis(ms);
         f.reorder.note_delay(PathId(1), 0.005, now);
         f.reorder.note_data(PathId(1), packet.len());
         f.reorder.note_delay(PathId(2), 0.040, now);
         let buf = f.pool.copy_from(&packet).expect("fits");
-        f.reorder.handle(header(3, ms as u32, 1), buf, now);
+        f.reorder.handle(DataHeader { unqueued, ..header(3, ms as u32, 1) }, buf, now);
         if f.reorder.poll_timeout().is_some_and(|at| at <= now) {
             f.reorder.handle_timeout(now);
         }
@@ -183,7 +183,7 @@ fn bulk(f: &mut Fixture, protocol: u8, millis: std::ops::Range<u64>, mut taken: 
 fn bulk_beside_an_idle_path_is_held_back_now_and_then_for_no_longer_than_a_pause() {
     let mut f = Fixture { reorder: Reorder::new(ReceiverConfig::default()), pool: BufPool::new(1400, 64) };
     let (mut waiting, mut longest, mut bursts) = (0, 0, 0);
-    bulk(&mut f, PROTO_TCP, 0..8000, |_, count| {
+    bulk(&mut f, PROTO_TCP, 255, |_, count| {
         waiting = if count == 0 { waiting + 1 } else { 0 };
         longest = longest.max(waiting);
         bursts += usize::from(count > 30);
@@ -195,7 +195,13 @@ fn bulk_beside_an_idle_path_is_held_back_now_and_then_for_no_longer_than_a_pause
 
     let mut calls =
         Fixture { reorder: Reorder::new(ReceiverConfig::default()), pool: BufPool::new(1400, 64) };
-    bulk(&mut calls, 17, 0..8000, |ms, count| assert_eq!(count, 1, "a call waits at {ms} ms"));
+    bulk(&mut calls, 17, 255, |ms, count| assert_eq!(count, 1, "a call waits at {ms} ms"));
+
+    let mut queued =
+        Fixture { reorder: Reorder::new(ReceiverConfig::default()), pool: BufPool::new(1400, 64) };
+    bulk(&mut queued, PROTO_TCP, 99, |ms, count| {
+        assert_eq!(count, 1, "held back at {ms} ms while the sender has a queue");
+    });
 }
 
 #[test]
@@ -204,7 +210,7 @@ fn a_pause_ends_when_memory_is_short() {
     let mut f = Fixture { reorder: Reorder::new(config), pool: BufPool::new(1400, 64) };
     let mut longest = 0;
     let mut waiting = 0;
-    bulk(&mut f, PROTO_TCP, 0..8000, |_, count| {
+    bulk(&mut f, PROTO_TCP, 255, |_, count| {
         waiting = if count == 0 { waiting + 1 } else { 0 };
         longest = longest.max(waiting);
     });

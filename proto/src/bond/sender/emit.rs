@@ -16,6 +16,9 @@ use crate::time::{Stamp, Time};
 use crate::wire::v2::{CLEAR_LEN, Class, DATA_LEN, DATA_OVERHEAD, DataHeader, Flags, FrameType, TAG_LEN};
 use crate::wire::{Fragment, Heartbeat, HeartbeatKind};
 
+/// Unit of a data header's `unqueued`.
+const UNQUEUED_UNIT_MS: u128 = 10;
+
 impl Sender {
     pub(super) fn emit_first(&mut self, i: usize, packet: PacketBuf, verdict: Verdict, now: Time) {
         if parts(packet.len(), &self.paths[i].mtu) > usize::from(Fragment::COUNT_MAX) {
@@ -124,7 +127,7 @@ impl Sender {
             lane: held.lane,
             lane_seq: held.lane_seq,
             incarnation: self.incarnation,
-            prev_path: 0,
+            unqueued: self.unqueued(now),
         };
         let mut head = [0; DATA_LEN];
         header.encode(&mut head);
@@ -137,6 +140,11 @@ impl Sender {
             slab.extend_from_slice(&head);
             slab.extend_from_slice(&held.packet);
         });
+    }
+
+    /// What a data header says of the time that nothing has waited.
+    fn unqueued(&self, now: Time) -> u8 {
+        (now.since(self.waited_at).as_millis() / UNQUEUED_UNIT_MS).min(255) as u8
     }
 
     /// Sends a packet that is too long for the path in `count` datagrams, each with a reference of its own.

@@ -50,6 +50,9 @@ impl Sender {
             self.wake_at = self.next_opening(now);
         }
         let backlog = blocked && !self.queue.is_empty();
+        if backlog {
+            self.waited_at = now;
+        }
         let adaptive = self.config.mode == RoutingMode::Adaptive;
         for i in 0..self.paths.len() {
             let p = &self.paths[i];
