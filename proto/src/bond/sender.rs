@@ -35,6 +35,7 @@ mod path;
 mod pump;
 mod random_loss;
 mod repair;
+mod reports;
 
 use gain::Gain;
 use guard::Guard;
@@ -43,6 +44,7 @@ pub use mode::{RoutingMode, UnknownMode};
 pub use path::PathSetup;
 use path::{Content, PathSender};
 use repair::Repair;
+use reports::Reports;
 
 /// Lane of everything that is not put in order.
 pub const LANE_UNORDERED: u16 = u16::MAX;
@@ -53,8 +55,6 @@ pub const LANES: u16 = 1024;
 const EXPRESS_MAX: usize = 256;
 /// Skip runs waiting to be told; more are left to the receiver's deadlines.
 const SKIPS_MAX: usize = 1024;
-/// Report bodies waiting for a path; an older one is worth nothing.
-const REPORTS_MAX: usize = 2;
 /// The session counts as active this long after traffic.
 const ACTIVE_FOR: Duration = Duration::from_secs(1);
 /// Housekeeping interval while active.
@@ -104,7 +104,7 @@ pub struct Sender {
     express: VecDeque<Queued>,
     store: ResendStore,
     skips: VecDeque<(SkipRun, u8)>,
-    reports: VecDeque<PacketBuf>,
+    reports: Reports,
     pool: BufPool,
     paths: Vec<PathSender>,
     lane_seqs: Vec<u32>,
@@ -144,7 +144,7 @@ impl Sender {
             express: VecDeque::new(),
             store: ResendStore::default(),
             skips: VecDeque::new(),
-            reports: VecDeque::new(),
+            reports: Reports::default(),
             pool,
             paths: Vec::new(),
             lane_seqs: vec![0; usize::from(LANES)],
@@ -214,11 +214,8 @@ impl Sender {
     /// Takes an encoded report of our receiver, to be sent on the two best paths. The first three
     /// bytes, the send stamp, are rewritten at sending.
     pub fn send_report(&mut self, body: &[u8], _now: Time) {
-        if self.reports.len() == REPORTS_MAX {
-            self.reports.pop_front();
-        }
-        if let Some(buf) = self.pool.copy_from(body) {
-            self.reports.push_back(buf);
+        if let Some(body) = self.pool.copy_from(body) {
+            self.reports.push(body);
         }
     }
 
@@ -319,7 +316,10 @@ impl Sender {
     /// [`poll_transmit`](Self::poll_transmit) again.
     pub fn poll_timeout(&self) -> Option<Time> {
         let housekeeping = (!self.paths.is_empty() || self.wake_at.is_some()).then_some(self.housekeeping_at);
-        [self.wake_at, housekeeping, self.repair.poll_timeout()].into_iter().flatten().min()
+        [self.wake_at, housekeeping, self.reports.wake_at, self.repair.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next fact for the shell.

@@ -82,38 +82,6 @@ impl Sender {
             .min()
     }
 
-    fn pump_reports(&mut self, now: Time) {
-        while let Some(body) = self.reports.pop_front() {
-            for i in self.two_best().into_iter().flatten() {
-                let stamp = now.stamp().raw().to_be_bytes();
-                self.paths[i].emit(
-                    FrameType::Ack,
-                    Flags(0),
-                    Class::BestEffort,
-                    Content::Other,
-                    now,
-                    |slab| {
-                        slab.extend_from_slice(&stamp[1..]);
-                        slab.extend_from_slice(&body[3..]);
-                    },
-                );
-            }
-        }
-    }
-
-    /// The two live paths of least delay; suspected ones when there is no other.
-    fn two_best(&self) -> [Option<usize>; 2] {
-        let cost = |i: usize| {
-            let p = &self.paths[i];
-            let rank = if p.is_live() { 0.0 } else { 1e6 };
-            let unmeasured = if p.delay.is_measured() { 0.0 } else { 1e3 };
-            rank + unmeasured + p.delay.smoothed() + p.delay.deviation()
-        };
-        let mut order: Vec<usize> = (0..self.paths.len()).collect();
-        order.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
-        [order.first().copied(), order.get(1).copied()]
-    }
-
     fn pump_skips(&mut self, now: Time) {
         while !self.skips.is_empty() {
             let Some(i) = self.best_any(PathId(0), false, now) else { return };
