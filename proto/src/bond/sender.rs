@@ -27,6 +27,7 @@ use crate::wire::{Heartbeat, HeartbeatKind, PathId, SkipRun};
 
 mod bundle;
 mod emit;
+mod express;
 mod feedback;
 mod gain;
 mod guard;
@@ -37,6 +38,7 @@ mod random_loss;
 mod repair;
 mod reports;
 
+use express::Express;
 use gain::Gain;
 use guard::Guard;
 use mode::Policy;
@@ -51,8 +53,6 @@ pub const LANE_UNORDERED: u16 = u16::MAX;
 /// Ordered lanes: flows are hashed onto them.
 pub const LANES: u16 = 1024;
 
-/// Express packets (ACKs, SYN, DNS) that may wait ahead of the flow queues; more go through them.
-const EXPRESS_MAX: usize = 256;
 /// Skip runs waiting to be told; more are left to the receiver's deadlines.
 const SKIPS_MAX: usize = 1024;
 /// The session counts as active this long after traffic.
@@ -101,7 +101,7 @@ pub struct Sender {
     repair: Repair,
     gain: Gain,
     guard: Guard,
-    express: VecDeque<Queued>,
+    express: Express,
     store: ResendStore,
     skips: VecDeque<(SkipRun, u8)>,
     reports: Reports,
@@ -141,7 +141,7 @@ impl Sender {
             guard: Guard::default(),
             classifier: Classifier::new(config.seed),
             queue,
-            express: VecDeque::new(),
+            express: Express::default(),
             store: ResendStore::default(),
             skips: VecDeque::new(),
             reports: Reports::default(),
@@ -204,9 +204,9 @@ impl Sender {
         self.last_traffic = now;
         let queued = Queued { packet, verdict, enqueued: now };
         let adaptive = self.config.mode == RoutingMode::Adaptive;
-        if adaptive && queued.verdict.express && self.express.len() < EXPRESS_MAX {
-            self.express.push_back(queued);
-        } else {
+        let express = adaptive && queued.verdict.express;
+        let rest = if express { self.express.push(queued) } else { Some(queued) };
+        if let Some(queued) = rest {
             self.queue.push(queued);
         }
     }
@@ -376,7 +376,7 @@ impl Sender {
             given_up: self.counters.given_up,
             dropped_codel: stats.dropped_codel,
             marked: stats.marked,
-            dropped_overflow: stats.dropped_overflow,
+            dropped_overflow: stats.dropped_overflow + self.express.dropped(),
             dropped_invalid: self.counters.dropped_invalid,
             reports: self.counters.reports,
         }

@@ -1,13 +1,15 @@
 //! What does not wait behind bulk: acknowledgements, SYN, DNS, small echoes.
 //!
 //! Two lists, one of TCP and one of all else, so that an echo does not stand behind a flood of acknowledgements; neither gets
-//! more than [`LEAD`] ahead of the other. What waits in the flow queues has its turns: see [`Express::owed`].
+//! more than [`LEAD`] ahead of the other. Acknowledgements are cumulative: where they flood a thin uplink, a new one takes the
+//! place of the oldest rather than a packet that something else waits for. What waits in the flow queues has its turns: see [`Express::owed`].
 
 use std::collections::VecDeque;
 
 use crate::bond::flow_queue::Queued;
+use crate::packet::{self, tcp_flags};
 
-/// Packets that may wait here; more go through the flow queues.
+/// Packets of each kind that may wait here; more go through the flow queues, or take the place of old acknowledgements.
 const WAITING_MAX: usize = 256;
 /// Bytes by which one list may be ahead of the other: one full packet.
 const LEAD: i64 = 1514;
@@ -21,15 +23,21 @@ pub(super) struct Express {
     lead: i64,
     /// Bytes by which all of these are ahead of what waits in the flow queues.
     owed: i64,
+    dropped: u64,
 }
 
 impl Express {
     /// Takes a packet, unless there is no room for it; then it comes back.
     pub(super) fn push(&mut self, queued: Queued) -> Option<Queued> {
-        if self.tcp.len() + self.others.len() >= WAITING_MAX {
-            return Some(queued);
+        let list = if queued.verdict.ordered { &mut self.tcp } else { &mut self.others };
+        if list.len() >= WAITING_MAX {
+            if !list.front().is_some_and(|oldest| is_pure_ack(&oldest.packet)) {
+                return Some(queued);
+            }
+            list.pop_front();
+            self.dropped += 1;
         }
-        if queued.verdict.ordered { &mut self.tcp } else { &mut self.others }.push_back(queued);
+        list.push_back(queued);
         None
     }
 
@@ -62,10 +70,22 @@ impl Express {
         self.owed = (self.owed - bytes as i64).max(-LEAD);
     }
 
+    /// Acknowledgements that were dropped for newer ones.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// Packets waiting.
     pub(super) fn len(&self) -> usize {
         self.tcp.len() + self.others.len()
     }
+}
+
+/// Whether the packet is a TCP segment that acknowledges and does nothing else.
+fn is_pure_ack(bytes: &[u8]) -> bool {
+    let Ok(inner) = packet::parse(bytes) else { return false };
+    let signals = tcp_flags::ECE | tcp_flags::CWR;
+    inner.tcp.is_some_and(|tcp| tcp.payload_len == 0 && tcp.flags & !signals == tcp_flags::ACK)
 }
 
 #[cfg(test)]
@@ -95,6 +115,13 @@ mod tests {
         let mut p = ip(PROTO_TCP, 40);
         p[32] = 0x50;
         p[33] = tcp_flags::ACK;
+        queued(&p)
+    }
+
+    fn syn() -> Queued {
+        let mut p = ip(PROTO_TCP, 40);
+        p[32] = 0x50;
+        p[33] = tcp_flags::SYN;
         queued(&p)
     }
 
@@ -130,10 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_comes_back() {
+    fn when_there_is_no_room_the_oldest_acknowledgement_goes_and_nothing_else() {
         let mut express = Express::default();
         (0..WAITING_MAX).for_each(|_| assert!(express.push(ack()).is_none()));
-        assert!(express.push(echo()).is_some());
-        assert_eq!(express.len(), WAITING_MAX);
+        assert!(express.push(echo()).is_none(), "it has a list of its own");
+        assert!(express.push(ack()).is_none());
+        assert_eq!((express.len(), express.dropped()), (WAITING_MAX + 1, 1));
+        (1..WAITING_MAX).for_each(|_| assert!(express.push(echo()).is_none()));
+        assert!(express.push(echo()).is_some(), "it comes back");
+        let mut syns = Express::default();
+        (0..WAITING_MAX).for_each(|_| assert!(syns.push(syn()).is_none()));
+        assert!(syns.push(ack()).is_some(), "no SYN is dropped for an acknowledgement");
     }
 }

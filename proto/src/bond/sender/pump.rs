@@ -1,7 +1,7 @@
 //! Scheduling: which packet, which path, now or later.
 //!
-//! This is the `adaptive` mode; the others choose otherwise (see `mode`). Order of service: reports, skips, resends, express packets, then what FQ-CoDel offers. A sparse
-//! or express packet and a resend take the path of earliest predicted arrival, even one that is
+//! This is the `adaptive` mode; the others choose otherwise (see `mode`). Order of service: reports, skips, resends, express packets in turns with what FQ-CoDel
+//! offers (a quantum of theirs for one of its), then the rest of that. A sparse or express packet and a resend take the path of earliest predicted arrival, even one that is
 //! booked a few milliseconds ahead. A bulk packet takes the earliest arrival among the paths that
 //! are *open*: wire free within `ahead`, room in flight, not parked, not stuck, admitted. When none
 //! is, it stays in the queue: that is the waiting decision. Packets of priority above 200 are never
@@ -27,6 +27,8 @@ const SKIP_SENDS_MAX: u8 = 3;
 const RESEND_AGAIN: f64 = 0.020;
 /// Loss that the path which lost a packet is charged with at the least: it may just have become bad.
 const RESEND_LOSS_MIN: f64 = 0.2;
+/// Sparse flows have their turn after so many bytes of express packets: five acknowledgements, some 4 ms at 1 Mbit/s.
+const SPARSE_OWED: i64 = 256;
 /// Above this priority the least delay counts, below the other only spare capacity is used.
 const URGENT_ABOVE: u8 = 200;
 const SPARE_BELOW: u8 = 50;
@@ -168,16 +170,50 @@ impl Sender {
 
     fn pump_express(&mut self, now: Time) -> bool {
         let mut last: Option<usize> = None;
-        while let Some(head) = self.express.front() {
+        loop {
+            self.serve_owed(now);
+            let Some(head) = self.express.front() else { return true };
             let bytes = head.packet.len() + DATA_OVERHEAD + OUTER_HEADERS;
             // When no wire is free any more, what waits goes along with the one before it, at half the price.
             let along = || last.filter(|&i| self.paths[i].takes_along(&head.packet, &head.verdict, now));
             let Some(i) = self.express_path(bytes, now).or_else(along) else { return false };
             last = Some(i);
-            if let Some(queued) = self.express.pop_front() {
+            let beside = !self.queue.is_empty();
+            if let Some(queued) = self.express.pop_front(beside) {
                 self.emit_first(i, queued.packet, queued.verdict, now);
             }
         }
+    }
+
+    /// Gives the flow queues a packet's turn before the next express packet, when those have had enough: else a flood of
+    /// acknowledgements keeps the wire booked so far ahead that nothing else is ever sent. Sparse flows are to wait for
+    /// a few acknowledgements at the most.
+    fn serve_owed(&mut self, now: Time) {
+        let owed = self.express.owed();
+        if owed < SPARSE_OWED {
+            return;
+        }
+        let Some(head) = self.queue.peek(now) else { return };
+        let bytes = head.len + DATA_OVERHEAD + OUTER_HEADERS;
+        let (sparse, priority) = (head.sparse, head.verdict.priority);
+        if priority < SPARE_BELOW || (!sparse && owed < head.len as i64) {
+            return;
+        }
+        let ahead = self.config.ahead_sparse;
+        let path = self.earliest(bytes, now).filter(|&i| {
+            let p = &self.paths[i];
+            p.is_free(ahead, now) && (sparse || (p.has_room() && !p.is_stuck() && p.admitted))
+        });
+        if let Some(i) = path {
+            self.send_queued(i, now);
+        }
+    }
+
+    /// Sends what the flow queues offer; false when they are empty.
+    fn send_queued(&mut self, i: usize, now: Time) -> bool {
+        let Some(popped) = self.queue.pop(now) else { return false };
+        self.express.on_queue_sent(popped.queued.packet.len());
+        self.emit_first(i, popped.queued.packet, popped.queued.verdict, now);
         true
     }
 
@@ -253,8 +289,9 @@ impl Sender {
                     .filter(|&i| self.paths[i].is_free(self.config.ahead_sparse, now));
             }
             let Some(i) = choice.or_else(|| self.open_path(bytes, now)) else { return false };
-            let Some(popped) = self.queue.pop(now) else { return true };
-            self.emit_first(i, popped.queued.packet, popped.queued.verdict, now);
+            if !self.send_queued(i, now) {
+                return true;
+            }
         }
     }
 
