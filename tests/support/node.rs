@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use mwb_sim::lab::{Host, LabChild};
+use rustix::process::Signal;
 
 /// How long a node may take for what it is asked.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -107,6 +108,16 @@ impl Node {
         assert!(status.success(), "{status}\n{}", child.stderr());
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.child.as_mut().expect("it runs").signal(signal).unwrap();
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
@@ -161,9 +172,18 @@ impl Node {
 
     /// `mwb-node down` for its folders and namespace.
     pub(crate) fn down(&self) -> Output {
+        self.host.output(self.down_command()).unwrap()
+    }
+
+    /// The same, not waited for.
+    pub(crate) fn start_down(&self) -> LabChild {
+        self.host.spawn(self.down_command()).unwrap()
+    }
+
+    fn down_command(&self) -> Command {
         let mut command = command(&["down"]);
         command.arg("--runtime-dir").arg(&self.runtime);
-        self.host.output(command).unwrap()
+        command
     }
 
     /// What `ip` prints in its namespace.
