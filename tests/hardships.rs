@@ -151,11 +151,13 @@ fn a_full_or_read_only_state_folder_costs_nothing_that_was_there() {
 fn a_node_that_slept_carries_on() {
     in_lab("a_node_that_slept_carries_on", || {
         let mut bond = Bond::start();
-        let spec = FlowSpec::bytes(bond.server(), 30_000_000).patience(Duration::from_secs(60));
+        let spec = FlowSpec::bytes(bond.server(), 30_000_000).patience(Duration::from_secs(180));
         let running = bond.edge.host().start(move || download(&spec));
         std::thread::sleep(Duration::from_secs(1));
         bond.edge.signal(Signal::STOP);
-        std::thread::sleep(Duration::from_secs(20));
+        // After 90 s the exit has forgotten the session: MWB_SLEEP_SECONDS=100.
+        let asleep = std::env::var("MWB_SLEEP_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+        std::thread::sleep(Duration::from_secs(asleep.unwrap_or(20)));
         let sum = |bond: &Bond| bond.carried().iter().map(|(down, up)| down + up).sum::<u64>();
         let (lines, bytes) = (bond.edge.log().lines().count() + bond.exit.log().lines().count(), sum(&bond));
         bond.edge.signal(Signal::CONT);

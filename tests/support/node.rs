@@ -147,6 +147,30 @@ impl Node {
         run(&[arguments, &["--runtime-dir", self.runtime.to_str().unwrap()]].concat())
     }
 
+    /// As [`Self::ask`], on its own host.
+    pub(crate) fn ask_here(&self, arguments: &[&str]) -> Output {
+        self.host.output(self.asking(arguments)).unwrap()
+    }
+
+    /// The same, not waited for.
+    pub(crate) fn start_asking(&self, arguments: &[&str]) -> LabChild {
+        self.host.spawn(self.asking(arguments)).unwrap()
+    }
+
+    fn asking(&self, arguments: &[&str]) -> Command {
+        let mut command = command(arguments);
+        command.arg("--runtime-dir").arg(&self.runtime);
+        command
+    }
+
+    /// `mwb-node doctor` on its host, with all of its folders and its configuration.
+    pub(crate) fn doctor(&self, arguments: &[&str]) -> Output {
+        let mut command = command(&[&["doctor"], arguments].concat());
+        command.arg("--config").arg(&self.config).arg("--state-dir").arg(&self.state);
+        command.arg("--runtime-dir").arg(&self.runtime);
+        self.host.output(command).unwrap()
+    }
+
     /// Runs the program on its host with `arguments` and its state folder.
     pub(crate) fn mwb(&self, arguments: &[&str]) -> Output {
         self.mwb_with(arguments, |_| {})
@@ -172,18 +196,12 @@ impl Node {
 
     /// `mwb-node down` for its folders and namespace.
     pub(crate) fn down(&self) -> Output {
-        self.host.output(self.down_command()).unwrap()
+        self.host.output(self.asking(&["down"])).unwrap()
     }
 
     /// The same, not waited for.
     pub(crate) fn start_down(&self) -> LabChild {
-        self.host.spawn(self.down_command()).unwrap()
-    }
-
-    fn down_command(&self) -> Command {
-        let mut command = command(&["down"]);
-        command.arg("--runtime-dir").arg(&self.runtime);
-        command
+        self.host.spawn(self.asking(&["down"])).unwrap()
     }
 
     /// What `ip` prints in its namespace.

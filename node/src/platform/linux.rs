@@ -7,7 +7,7 @@ mod journal;
 mod netlink;
 mod nftables;
 mod routes;
-mod sysctl;
+pub(crate) mod sysctl;
 #[cfg(test)]
 mod tests;
 mod uplinks;
@@ -24,7 +24,7 @@ use mwb_actors::spec::{Gateways, Platform};
 use mwb_proto::control::Gateway;
 use netlink::{Changes, Netlink};
 use rtnetlink::MulticastGroup;
-pub(crate) use uplinks::{Candidate, OnHost, Wanted};
+pub(crate) use uplinks::{Candidate, NoUplink, OnHost, Survey, Surveyed, Wanted, survey};
 
 /// Mark of our outer packets, number of our routing table, and ("mw" in ASCII) our signature.
 pub(crate) const MARK: u32 = 0x6d77;

@@ -44,6 +44,22 @@ pub(super) fn loosen_reverse_path_filter(
     Ok(())
 }
 
+/// Whether strict reverse path filtering is in force on an interface; nothing is known where it does not exist.
+pub(crate) fn is_strict(interface: &str) -> Option<bool> {
+    let value = |name: &str| read(&format!("{IPV4_CONF}/{name}/rp_filter")).ok();
+    Some(value(interface)?.max(value("all")?) == STRICT)
+}
+
+/// Whether this host forwards IPv4.
+pub(crate) fn forwards_ipv4() -> bool {
+    read(IP_FORWARD).is_ok_and(|now| now != "0")
+}
+
+/// Whether settings can be changed at all: root of a container often cannot.
+pub(crate) fn are_open() -> bool {
+    rustix::fs::access(IP_FORWARD, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
 /// Whether an error says that settings cannot be changed here at all.
 pub(super) fn is_fixed(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
