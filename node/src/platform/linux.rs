@@ -176,6 +176,11 @@ impl LinuxPlatform {
     pub(crate) async fn edge_up(&self, tun: &str, addresses: &EdgeAddresses) -> Result<(), PlatformError> {
         let netlink = Netlink::open()?;
         let index = netlink.index(tun).await?;
+        match sysctl::accept_from(tun) {
+            // Without another VPN the route back is ours.
+            Err(PlatformError::File { source, .. }) if sysctl::is_fixed(&source) => {}
+            other => other?,
+        }
         if routes::has_ipv6() {
             match sysctl::only_assigned_ipv6(tun) {
                 Err(PlatformError::File { source, .. }) if sysctl::is_fixed(&source) => tracing::warn!(

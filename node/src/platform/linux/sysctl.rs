@@ -44,6 +44,15 @@ pub(super) fn loosen_reverse_path_filter(
     Ok(())
 }
 
+/// What comes out of `tun` has been let through by the exit and the session's own addresses; the route back to where it comes
+/// from may lead elsewhere, into another VPN that the host uses as well. The setting goes with the device.
+///
+/// # Errors
+/// When the setting cannot be read or written.
+pub(super) fn accept_from(tun: &str) -> Result<(), PlatformError> {
+    if is_strict(tun) == Some(true) { write(&format!("{IPV4_CONF}/{tun}/rp_filter"), LOOSE) } else { Ok(()) }
+}
+
 /// Whether strict reverse path filtering is in force on an interface; nothing is known where it does not exist.
 pub(crate) fn is_strict(interface: &str) -> Option<bool> {
     let value = |name: &str| read(&format!("{IPV4_CONF}/{name}/rp_filter")).ok();
