@@ -195,13 +195,14 @@ pub(crate) fn sessions_text(sessions: &[Value]) -> String {
         return "no session\n".to_owned();
     }
     let mut out = format!(
-        "{:<NAME$} {:<5} {:<13} {:>5} {:>8} {:>8} {:>13} {:>9}\n",
+        "{:<NAME$} {:<4} {:<13} {:>5} {:>8} {:>8} {:>11} {:>11}\n",
         "session", "role", "mode", "paths", "in Mb/s", "out", "ms", "age"
     );
     for session in sessions {
         let paths = format!("{:.0}/{:.0}", number(session, "paths_up"), number(session, "paths"));
         let delay = shown(&session["delay_ms"], |delay| {
-            format!("{delay:.1}-{:.1}", number(session, "delay_max_ms").max(delay))
+            let short = |ms: f64| if ms < 100.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
+            format!("{}-{}", short(delay), short(number(session, "delay_max_ms").max(delay)))
         });
         let age = session["age_seconds"].as_f64().map(|age| span(age as u64)).unwrap_or_default();
         let count = |key: &str, word: &str| {
@@ -212,7 +213,7 @@ pub(crate) fn sessions_text(sessions: &[Value]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "{name:<NAME$} {:<5} {:<13} {paths:>5} {:>8.1} {:>8.1} {delay:>13} {age:>9}",
+            "{name:<NAME$} {:<4} {:<13} {paths:>5} {:>8.1} {:>8.1} {delay:>11} {age:>11}",
             text_of(session, "role"),
             text_of(session, "mode"),
             number(session, "mbit_in"),
@@ -319,7 +320,7 @@ mod tests {
         assert_eq!((&sessions[0]["mbit_in"], &sessions[0]["mbit_out"]), (&json!(16.0), &json!(8.0)));
         let text = sessions_text(&sessions);
         for part in [
-            "exit         edge  adaptive        1/2     16.0      8.0     12.3-40.0 1 min 15 s",
+            "exit         edge adaptive        1/2     16.0      8.0   12.3-40.0  1 min 15 s",
             "  4.0 MB in, 2.0 MB out, 3 packets held, gaps wait up to 32 ms, 7 resent",
         ] {
             assert!(text.lines().any(|line| line == part), "{part} in\n{text}");
