@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mwb_sim::traffic::{FlowSpec, download};
 
 use support::lab::Bond;
-use support::node::PATIENCE;
+use support::node::{PATIENCE, command};
 use support::skip::in_lab;
 
 const UNIT: &str = include_str!("../deploy/mwb-node.service");
@@ -48,6 +48,59 @@ impl Manager {
             heard.push(text);
         }
         panic!("no {wanted} within {PATIENCE:?}, only {heard:?}");
+    }
+}
+
+/// A node's rights, of all its threads, as numbers of capabilities: effective, and at most for what it starts.
+fn rights(pid: u32) -> Vec<(u64, u64)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let bits = |name: &str| {
+            let bits = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+            u64::from_str_radix(bits.trim(), 16).unwrap()
+        };
+        Some((bits("CapEff") | bits("CapPrm"), bits("CapBnd")))
+    };
+    tasks.flatten().filter_map(of).collect()
+}
+
+/// CAP_NET_ADMIN and CAP_NET_RAW (capabilities(7)).
+const NEEDED: u64 = 1 << 12 | 1 << 13;
+
+#[test]
+fn root_keeps_only_the_rights_that_a_node_needs() {
+    in_lab("root_keeps_only_the_rights_that_a_node_needs", || {
+        let mut bond = Bond::start();
+        for node in [&bond.edge, &bond.exit] {
+            let rights = rights(node.pid());
+            assert!(rights.len() > 1 && rights.iter().all(|one| *one == (NEEDED, NEEDED)), "{rights:x?}");
+        }
+        let spec = FlowSpec::bytes(bond.server(), 2_000_000);
+        let result = bond.edge.host().run(move || download(&spec)).unwrap();
+        assert!(result.complete(), "{:?}", result.failure);
+        bond.edge.stop();
+        bond.exit.stop();
+        assert_eq!(bond.exit.nft().trim(), "");
+    });
+}
+
+#[test]
+fn lines_for_the_journal_begin_with_their_priority() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let file = std::os::unix::fs::MetadataExt::ino(&log.as_file().metadata().unwrap());
+    let device = std::os::unix::fs::MetadataExt::dev(&log.as_file().metadata().unwrap());
+    for (stream, begins) in [(format!("{device}:{file}"), "<4>"), (format!("{device}:1"), "2")] {
+        log.as_file().set_len(0).unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let mut command = command(&["run", "--set", "discovery.uplinks=off", "--state-dir"]);
+        command.arg(state.path()).env("JOURNAL_STREAM", stream).env("MWB__UPLINKS__0__INTERFACE", "nowhere0");
+        command.env("MWB_RUNTIME_DIR", state.path()).stderr(log.reopen().unwrap());
+        // It has no exit, and ends after its warning.
+        assert_eq!(command.status().unwrap().code(), Some(2));
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        let line = text.lines().find(|line| line.contains("nowhere0")).unwrap_or_default();
+        assert!(line.starts_with(begins), "{begins} in {text}");
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 
 use self::path::{PathEndpoint, SessionTable};
 use crate::channel::BatchQueue;
+use crate::clock;
 use crate::identity::NodeId;
 
 /// Batches of packets from the TUN reader: 64 x 128 packets, 16 MiB of 2 KiB buffers. The router
@@ -109,6 +110,7 @@ pub struct Session {
     role: Role,
     peer: NodeId,
     id: u64,
+    begun: Time,
     incarnation: AtomicU8,
     generations: AtomicU64,
     paths_version: AtomicU64,
@@ -155,6 +157,7 @@ impl Session {
             role,
             peer,
             id,
+            begun: clock::now(),
             incarnation: AtomicU8::new(rand::random()),
             generations: AtomicU64::new(0),
             paths_version: AtomicU64::new(0),
@@ -176,6 +179,11 @@ impl Session {
             foreign: AtomicU64::new(0),
             link_full: AtomicU64::new(0),
         })
+    }
+
+    /// When this node made it.
+    pub(crate) fn begun(&self) -> Time {
+        self.begun
     }
 
     /// Name of the session, in the tree and in traces.

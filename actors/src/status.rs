@@ -226,6 +226,8 @@ pub struct SessionStatus {
     pub peer: NodeId,
     /// Session id, hexadecimal.
     pub id: String,
+    /// Seconds since this node made it.
+    pub age_seconds: f64,
     /// Incarnation of the sender.
     pub incarnation: u8,
     /// Inner addresses.
@@ -294,6 +296,7 @@ impl SessionStatus {
             role: session.role(),
             peer: session.peer(),
             id: format!("{:016x}", session.id()),
+            age_seconds: (now - session.begun()).as_secs_f64(),
             incarnation: session.incarnation(),
             inner: session.inner().map(|inner| InnerAddresses::clone(&inner)),
             paths: paths.collect(),

@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 
 use self::quic_socket::{QuicInbox, QuicSocket};
 pub(crate) use self::socket::canonical;
-pub use self::socket::{LinkSocket, SendFailure, SocketSpec, unspecified};
+pub use self::socket::{BUFFER_BYTES, LinkSocket, SendFailure, SocketOffer, SocketSpec, offer, unspecified};
 use crate::channel::{BatchQueue, QueueStats};
 use crate::driver::{Crew, Drive, DrivenActor, DriverError};
 use crate::identity::Identity;

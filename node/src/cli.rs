@@ -1,11 +1,13 @@
 //! The command line: what can be asked, and what each answer's exit code means.
 
 mod config_file;
+mod doctor;
 mod down;
 mod key;
 mod mesh;
 mod paper;
 mod peers;
+mod rates;
 mod run;
 mod status;
 
@@ -85,6 +87,12 @@ enum Command {
     Down(RuntimeDir),
     /// Ask the running node how it is
     Status(status::StatusArgs),
+    /// Show the uplinks: state, rates now, delay, loss, what they have carried, to whom they are lent
+    Links(rates::RatesArgs),
+    /// Show the sessions: paths, rates now, delay, what was held back and repaired
+    Sessions(rates::RatesArgs),
+    /// Look for what is in the way of a node on this host, and say what to do; changes nothing
+    Doctor(doctor::DoctorArgs),
     /// Show who is on the LAN, and which uplinks they have
     Peers(peers::PeersArgs),
     /// Check a configuration, or print a documented sample
@@ -141,6 +149,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Revoke(args) => mesh::revoke(&args),
         Command::Down(args) => down::down(&args.runtime_dir),
         Command::Status(args) => status::status(&args),
+        Command::Links(args) => rates::links(&args),
+        Command::Sessions(args) => rates::sessions(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Peers(args) => peers::peers(&args),
         Command::Config(command) => config_file::config(&command),
         Command::Bench(args) => bench::bench(&args),

@@ -8,7 +8,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use mwb_actors::identity::Identity;
 
-const FILE: &str = "identity.key";
+/// Name of the key in the state folder.
+pub(crate) const FILE: &str = "identity.key";
 
 /// Reads the key in `state_dir`, or makes one (PKCS#8, mode 0600, never half written).
 ///

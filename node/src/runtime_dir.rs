@@ -58,8 +58,9 @@ impl Claim {
             }
             std::thread::sleep(TRY_EVERY);
         }
-        file.set_len(0)?;
-        file.write_all(std::process::id().to_string().as_bytes())?;
+        file.set_len(0)
+            .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()))
+            .with_context(|| format!("writing {}", path.display()))?;
         Ok(Self { _file: file })
     }
 }

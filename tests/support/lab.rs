@@ -115,17 +115,25 @@ impl Bond {
 
     /// The address that the server sees when a program on the edge calls it; none if no answer comes.
     pub(crate) fn seen_as(&self) -> Option<String> {
-        self.seen_by(self.who, "0.0.0.0:0")
+        self.seen_by(self.who, "0.0.0.0:0", None)
     }
 
     /// The same over IPv6.
     pub(crate) fn seen_as_v6(&self) -> Option<String> {
-        self.seen_by(self.who_v6, "[::]:0")
+        self.seen_by(self.who_v6, "[::]:0", None)
     }
 
-    fn seen_by(&self, who: SocketAddr, from: &'static str) -> Option<String> {
+    /// As [`Self::seen_as`], of a program that marks its packets as VPNs do.
+    pub(crate) fn seen_marked(&self, mark: u32) -> Option<String> {
+        self.seen_by(self.who, "0.0.0.0:0", Some(mark))
+    }
+
+    fn seen_by(&self, who: SocketAddr, from: &'static str, mark: Option<u32>) -> Option<String> {
         self.edge.host().run(move || {
             let socket = UdpSocket::bind(from).ok()?;
+            if let Some(mark) = mark {
+                socket2::SockRef::from(&socket).set_mark(mark).ok()?;
+            }
             socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
             socket.connect(who).ok()?;
             socket.send(b"who").ok()?;

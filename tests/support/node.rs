@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use mwb_sim::lab::{Host, LabChild};
+use rustix::process::Signal;
 
 /// How long a node may take for what it is asked.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -107,6 +108,16 @@ impl Node {
         assert!(status.success(), "{status}\n{}", child.stderr());
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.child.as_mut().expect("it runs").signal(signal).unwrap();
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
@@ -136,6 +147,30 @@ impl Node {
         run(&[arguments, &["--runtime-dir", self.runtime.to_str().unwrap()]].concat())
     }
 
+    /// As [`Self::ask`], on its own host.
+    pub(crate) fn ask_here(&self, arguments: &[&str]) -> Output {
+        self.host.output(self.asking(arguments)).unwrap()
+    }
+
+    /// The same, not waited for.
+    pub(crate) fn start_asking(&self, arguments: &[&str]) -> LabChild {
+        self.host.spawn(self.asking(arguments)).unwrap()
+    }
+
+    fn asking(&self, arguments: &[&str]) -> Command {
+        let mut command = command(arguments);
+        command.arg("--runtime-dir").arg(&self.runtime);
+        command
+    }
+
+    /// `mwb-node doctor` on its host, with all of its folders and its configuration.
+    pub(crate) fn doctor(&self, arguments: &[&str]) -> Output {
+        let mut command = command(&[&["doctor"], arguments].concat());
+        command.arg("--config").arg(&self.config).arg("--state-dir").arg(&self.state);
+        command.arg("--runtime-dir").arg(&self.runtime);
+        self.host.output(command).unwrap()
+    }
+
     /// Runs the program on its host with `arguments` and its state folder.
     pub(crate) fn mwb(&self, arguments: &[&str]) -> Output {
         self.mwb_with(arguments, |_| {})
@@ -161,9 +196,12 @@ impl Node {
 
     /// `mwb-node down` for its folders and namespace.
     pub(crate) fn down(&self) -> Output {
-        let mut command = command(&["down"]);
-        command.arg("--runtime-dir").arg(&self.runtime);
-        self.host.output(command).unwrap()
+        self.host.output(self.asking(&["down"])).unwrap()
+    }
+
+    /// The same, not waited for.
+    pub(crate) fn start_down(&self) -> LabChild {
+        self.host.spawn(self.asking(&["down"])).unwrap()
     }
 
     /// What `ip` prints in its namespace.

@@ -1,12 +1,15 @@
 //! `MembershipActor`: keeps the membership in memory, on disk and among the members the same.
+//!
+//! Where the disk is full or cannot be written, the node goes on with what it knows: it takes what it can read, follows
+//! the exits, exchanges records, and tries to save again now and then.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::store::Stamp;
+use super::store::{Stamp, StoreError};
 use super::{Access, Membership, spread};
 use crate::control::CloseCode;
 use crate::control::exits::Exits;
@@ -14,6 +17,8 @@ use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 
 /// How often the stored membership is looked at: the command line may have changed it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long what could not be saved waits for the next try.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the actor is lent.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ async fn run(lent: KeeperLent, pulse: Pulse) -> Result<(), DriverError> {
     let (mut changes, mut connected) = (membership.changes(), membership.connected.subscribe());
     // What was last brought together: the file's stamp, and the version in memory before.
     let mut saved = (Stamp::default(), u64::MAX);
+    // When saving failed last, if it does.
+    let mut failed: Option<Instant> = None;
     // Dropped, and so aborted, with this driver; its successor finds the connections again.
     let (mut spreads, mut spreading) = (JoinSet::new(), BTreeSet::new());
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -55,8 +62,26 @@ async fn run(lent: KeeperLent, pulse: Pulse) -> Result<(), DriverError> {
         pulse.beat().await?;
         connected.mark_unchanged();
         let version = *changes.borrow_and_update();
-        if (membership.store.stamp(), version) != saved {
-            saved = (save(&membership, &pulse).await?, version);
+        let (stamp, again) = (membership.store.stamp(), failed.is_some_and(|at| at.elapsed() >= SAVE_AGAIN));
+        if (stamp, version) != saved || again {
+            saved = match save(&membership, &pulse).await? {
+                Ok(stamp) => {
+                    if failed.take().is_some() {
+                        tracing::info!("the membership is saved again");
+                    }
+                    (stamp, version)
+                }
+                Err(error) => {
+                    if failed.replace(Instant::now()).is_none() {
+                        tracing::warn!(
+                            %error,
+                            "the membership cannot be saved: the node goes on with what it knows, and forgets at a restart \
+                             what it has learnt since"
+                        );
+                    }
+                    (stamp, version)
+                }
+            };
             send_away(&membership, &access);
             if let Some(exits) = &exits {
                 exits.follow(&membership).map_err(|error| DriverError::Failed(error.to_string()))?;
@@ -88,18 +113,23 @@ async fn run(lent: KeeperLent, pulse: Pulse) -> Result<(), DriverError> {
     }
 }
 
-/// Brings disk and memory together.
-async fn save(membership: &Arc<Membership>, pulse: &Pulse) -> Result<Stamp, DriverError> {
+/// Brings disk and memory together; if nothing can be saved, at least memory has what the disk has.
+async fn save(membership: &Arc<Membership>, pulse: &Pulse) -> Result<Result<Stamp, StoreError>, DriverError> {
     let lent = Arc::clone(membership);
-    let saving = tokio::task::spawn_blocking(move || lent.store.merge(&lent.snapshot()));
+    let saving = tokio::task::spawn_blocking(move || {
+        let saved = lent.store.merge(&lent.snapshot());
+        let stored = match &saved {
+            Ok((stored, _)) => Some(stored.clone()),
+            Err(_) => lent.store.load().ok().flatten(),
+        };
+        (stored, saved.map(|(_, stamp)| stamp))
+    });
     let saved = pulse.alive_during(saving).await?;
-    match saved.map_err(|error| DriverError::Failed(error.to_string()))? {
-        Ok((stored, stamp)) => {
-            membership.merge(&stored);
-            Ok(stamp)
-        }
-        Err(error) => Err(DriverError::Failed(format!("saving the membership: {error}"))),
+    let (stored, saved) = saved.map_err(|error| DriverError::Failed(error.to_string()))?;
+    if let Some(stored) = stored {
+        membership.merge(&stored);
     }
+    Ok(saved)
 }
 
 /// Closes the connections of nodes that are members no more.

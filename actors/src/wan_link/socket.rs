@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use crate::readiness;
 
 /// Wanted size of the kernel's buffers each way: 50 ms at 1 Gbit/s with room for bursts.
-const BUFFER_BYTES: usize = 8 << 20;
+pub const BUFFER_BYTES: usize = 8 << 20;
 /// Most bytes of one segmented send; the kernel takes 65,507.
 const SEND_BYTES_MAX: usize = 65_000;
 /// Most segments of one segmented send.
@@ -190,6 +190,32 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 /// The unspecified address for IPv4 alone or for both families.
 pub fn unspecified(dual: bool) -> IpAddr {
     if dual { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// What the kernel gives a link's socket here and now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOffer {
+    /// Receive buffer, bytes, of [`BUFFER_BYTES`] asked for.
+    pub receive_bytes: usize,
+    /// Send buffer, bytes, of as many.
+    pub send_bytes: usize,
+    /// Datagrams that one send takes (UDP segmentation); 1 without.
+    pub segments_max: usize,
+}
+
+/// Tries what the kernel gives a link's socket. Nothing is sent.
+///
+/// # Errors
+/// When there is no UDP socket to be had.
+pub fn offer() -> io::Result<SocketOffer> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    enlarge(&socket);
+    // The kernel counts its own bookkeeping in and says twice what was asked for (socket(7)).
+    Ok(SocketOffer {
+        receive_bytes: socket.recv_buffer_size()? / 2,
+        send_bytes: socket.send_buffer_size()? / 2,
+        segments_max: UdpSocketState::new((&socket).into())?.max_gso_segments(),
+    })
 }
 
 fn enlarge(socket: &Socket) {

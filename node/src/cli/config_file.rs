@@ -97,6 +97,11 @@ pub(super) fn load(file: Option<&Path>, options: &Options) -> Result<NodeConfig,
     read(file, options).map(|loaded| placed(loaded.node))
 }
 
+/// Whether there is a file at the usual place.
+pub(super) fn is_there() -> bool {
+    Path::new(DEFAULT_FILE).exists()
+}
+
 /// Uplinks that may use any interface of their type get one.
 fn placed(mut config: NodeConfig) -> NodeConfig {
     let own = config.tun.name.clone();

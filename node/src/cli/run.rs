@@ -21,7 +21,7 @@ use crate::config::{self, NodeConfig};
 use crate::platform::linux::cleanup::{self, Cleaned};
 use crate::platform::{LinuxPlatform, MARK};
 use crate::runtime_dir::Claim;
-use crate::{identity, service, status};
+use crate::{identity, logging, rights, service, status};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
@@ -48,7 +48,7 @@ pub(super) struct RunArgs {
 /// A refused configuration, a host that cannot be used, or a node that could not go on.
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = config_file::load(args.config.as_deref(), &args.options)?;
-    start_logging(&config.log);
+    logging::start(&config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -58,6 +58,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("the membership cannot be used: {error}")))?;
     let config = with_role(config, membership.as_deref())?;
     let claim = Claim::new(&args.runtime.runtime_dir)?;
+    give_up_rights(args, &config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers.unwrap_or_else(workers))
         .enable_all()
@@ -70,6 +71,18 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     result
 }
 
+/// Keeps the rights that the node needs from here on; that it has more is no reason not to run.
+fn give_up_rights(args: &RunArgs, config: &NodeConfig) {
+    let socket = args.socket.path(&args.runtime);
+    let mut paths = vec![&*args.state.state_dir, &*args.runtime.runtime_dir, &*socket];
+    paths.extend([&args.config, &args.trace].into_iter().flatten().map(PathBuf::as_path));
+    let listen = config.exit.iter().flat_map(|exit| exit.listen.iter().map(|listen| listen.port()));
+    let ports = listen.chain(config.lan.iter().map(|lan| lan.port));
+    if let Err(error) = rights::reduce(&paths, ports) {
+        tracing::warn!(%error, "the node keeps all rights that it was started with");
+    }
+}
+
 /// Threads unless the configuration says how many: one for every two processors. A packet passes three tasks at each
 /// end; handing it from thread to thread costs more than it brings, and the kernel has its share of the work to do.
 fn workers() -> usize {
@@ -77,7 +90,10 @@ fn workers() -> usize {
 }
 
 /// Completes the configuration by what the membership says, and refuses to run without a role.
-fn with_role(mut config: NodeConfig, membership: Option<&Membership>) -> Result<NodeConfig, Failure> {
+pub(super) fn with_role(
+    mut config: NodeConfig,
+    membership: Option<&Membership>,
+) -> Result<NodeConfig, Failure> {
     let refused = |message: &str| Err(Failure { code: REFUSED, message: message.to_owned() });
     let own = membership.and_then(Membership::own);
     let exit_record = own.filter(|own| own.roles.contains(Roles::EXIT));
@@ -215,12 +231,6 @@ fn report(cleaned: &Cleaned, what: &str) {
     for failed in &cleaned.failed {
         tracing::warn!("not undone: {failed}");
     }
-}
-
-fn start_logging(directives: &str) {
-    let filter = tracing_subscriber::EnvFilter::new(directives);
-    // A second initialisation can only happen in tests, where the first one serves.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init().ok();
 }
 
 fn spec(

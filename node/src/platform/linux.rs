@@ -7,11 +7,12 @@ mod journal;
 mod netlink;
 mod nftables;
 mod routes;
-mod sysctl;
+pub(crate) mod sysctl;
 #[cfg(test)]
 mod tests;
 mod uplinks;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use mwb_actors::spec::{Gateways, Platform};
 use mwb_proto::control::Gateway;
 use netlink::{Changes, Netlink};
 use rtnetlink::MulticastGroup;
-pub(crate) use uplinks::{Candidate, OnHost, Wanted};
+pub(crate) use uplinks::{Candidate, NoUplink, OnHost, Survey, Surveyed, Wanted, survey};
 
 /// Mark of our outer packets, number of our routing table, and ("mw" in ASCII) our signature.
 pub(crate) const MARK: u32 = 0x6d77;
@@ -55,6 +56,12 @@ pub(crate) enum PlatformError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// An exit that may not forward.
+    #[error(
+        "this host does not forward, and cannot be made to ({0}): set net.ipv4.ip_forward to 1 from outside, in a container with \
+         docker run --sysctl net.ipv4.ip_forward=1"
+    )]
+    NoForwarding(#[source] std::io::Error),
     /// An interface does not exist.
     #[error("there is no interface {0}")]
     NoInterface(String),
@@ -86,8 +93,8 @@ pub(crate) struct EdgeAddresses {
 /// The host of one running node.
 pub(crate) struct LinuxPlatform {
     runtime_dir: PathBuf,
-    /// Held by who reads the notes and writes them again.
-    noting: tokio::sync::Mutex<()>,
+    /// Held by who reads the notes and writes them again: uplinks of which was said that they cannot be prepared.
+    noting: tokio::sync::Mutex<BTreeSet<String>>,
 }
 
 impl LinuxPlatform {
@@ -97,7 +104,7 @@ impl LinuxPlatform {
     }
 
     /// Before any packet: lets replies arrive on `uplinks` although the host's default route is
-    /// another one.
+    /// another one. Where settings are fixed, that is said once for each uplink and no error: others may do.
     ///
     /// # Errors
     /// When the kernel's settings cannot be read or written.
@@ -106,7 +113,7 @@ impl LinuxPlatform {
         uplinks: &[(Option<String>, Option<IpAddr>)],
     ) -> Result<(), PlatformError> {
         let netlink = Netlink::open()?;
-        let _alone = self.noting.lock().await;
+        let mut told = self.noting.lock().await;
         let mut journal = Journal::open(&self.runtime_dir)?;
         for (interface, address) in uplinks {
             let interface = match (interface, address) {
@@ -114,9 +121,22 @@ impl LinuxPlatform {
                 (None, Some(address)) => netlink.interface_of(*address).await?,
                 (None, None) => None,
             };
-            match interface {
-                Some(interface) => sysctl::loosen_reverse_path_filter(&interface, &mut journal)?,
-                None => tracing::debug!(?address, "no interface has this address yet"),
+            let Some(interface) = interface else {
+                tracing::debug!(?address, "no interface has this address yet");
+                continue;
+            };
+            match sysctl::loosen_reverse_path_filter(&interface, &mut journal) {
+                Err(PlatformError::File { source, .. }) if sysctl::is_fixed(&source) => {
+                    if told.insert(interface.clone()) {
+                        tracing::warn!(
+                            interface,
+                            %source,
+                            "nothing may arrive on this uplink: its reverse path filter is strict and cannot be changed from \
+                             here; outside: sysctl -w net.ipv4.conf.{interface}.rp_filter=2"
+                        );
+                    }
+                }
+                other => other?,
             }
         }
         Ok(())
@@ -156,8 +176,20 @@ impl LinuxPlatform {
     pub(crate) async fn edge_up(&self, tun: &str, addresses: &EdgeAddresses) -> Result<(), PlatformError> {
         let netlink = Netlink::open()?;
         let index = netlink.index(tun).await?;
+        match sysctl::accept_from(tun) {
+            // Without another VPN the route back is ours.
+            Err(PlatformError::File { source, .. }) if sysctl::is_fixed(&source) => {}
+            other => other?,
+        }
         if routes::has_ipv6() {
-            sysctl::only_assigned_ipv6(tun)?;
+            match sysctl::only_assigned_ipv6(tun) {
+                Err(PlatformError::File { source, .. }) if sysctl::is_fixed(&source) => tracing::warn!(
+                    %source,
+                    "where the exit has no IPv6, programs here may wait before they fall back to IPv4: settings of {tun} cannot be \
+                     changed"
+                ),
+                other => other?,
+            }
         }
         netlink.up(tun, index, addresses.mtu).await?;
         netlink.remove_addresses_but(tun, index, &addresses.inner).await?;
@@ -218,6 +250,9 @@ impl Platform for LinuxPlatform {
     }
 
     fn reaches_ipv6(&self) -> bool {
+        if !sysctl::may_forward_ipv6() {
+            return false;
+        }
         // Connecting a datagram socket looks up the route and the source address, no more.
         let source = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
             .and_then(|socket| socket.connect((IPV6_INTERNET, 53)).and_then(|()| socket.local_addr()));

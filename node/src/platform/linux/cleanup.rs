@@ -34,6 +34,26 @@ pub(crate) async fn clean(runtime_dir: &Path) -> Cleaned {
     cleaned
 }
 
+/// What nodes with this runtime directory have on the host now, one line per thing; a killed one leaves it.
+///
+/// # Errors
+/// When the host or the notes cannot be read.
+pub(crate) async fn present(runtime_dir: &Path) -> Result<Vec<String>, super::PlatformError> {
+    let mut present = routes::rules(&Netlink::open()?).await?.ours;
+    let journal = Journal::open(runtime_dir)?;
+    present.extend(journal.nftables().then(|| "the nftables table inet mwb".to_owned()));
+    present.extend(journal.sysctls().map(|(file, before)| format!("{file}, which was {before}")));
+    Ok(present)
+}
+
+/// The rules of this host that matter to a person.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub(crate) async fn rules() -> Result<routes::Rules, super::PlatformError> {
+    routes::rules(&Netlink::open()?).await
+}
+
 async fn undo(journal: Journal, cleaned: &mut Cleaned) {
     let before = cleaned.failed.len();
     if journal.nftables() {

@@ -35,6 +35,8 @@ const PRIORITY_MAIN: u32 = MARK - 1;
 const PRIORITY_TUNNEL: u32 = MARK;
 /// Who made a route or rule, in the kernel's field for it; free in iproute2's list.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
+/// Tables that every host has: default, main, local.
+const THE_KERNELS: [u32; 3] = [253, 254, 255];
 const FAMILIES: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
 
 /// Leads all traffic into `tun`.
@@ -104,6 +106,48 @@ pub(super) async fn remove(netlink: &Netlink) -> Result<Vec<String>, PlatformErr
         }
     }
     Ok(done)
+}
+
+/// Rules of this host that matter to a person, by family and priority.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// Ours.
+    pub(crate) ours: Vec<String>,
+    /// Of others, with a table of their own, and asked before ours: what they lead elsewhere does not use the bond.
+    pub(crate) before: Vec<String>,
+}
+
+/// The rules that are there now.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub(super) async fn rules(netlink: &Netlink) -> Result<Rules, PlatformError> {
+    let mut found = Rules::default();
+    for (family, name) in FAMILIES.into_iter().zip(["IPv4", "IPv6"]) {
+        let rules = netlink.handle().rule().get(family).execute().try_collect::<Vec<_>>().await;
+        let rules = match rules {
+            Err(error) if is_code(&error, NOT_SUPPORTED) => continue,
+            other => other.map_err(PlatformError::netlink(format!("listing {name} rules")))?,
+        };
+        for rule in &rules {
+            let priority = rule.attributes.iter().find_map(|attribute| match attribute {
+                RuleAttribute::Priority(priority) => Some(*priority),
+                _ => None,
+            });
+            let table = rule.attributes.iter().find_map(|attribute| match attribute {
+                RuleAttribute::Table(table) => Some(*table),
+                _ => None,
+            });
+            let table = table.unwrap_or(rule.header.table.into());
+            let priority = priority.unwrap_or(0);
+            if is_our_rule(rule) {
+                found.ours.push(format!("{name} rule {priority}"));
+            } else if priority < PRIORITY_MAIN && !THE_KERNELS.contains(&table) {
+                found.before.push(format!("{name} rule {priority} (table {table})"));
+            }
+        }
+    }
+    Ok(found)
 }
 
 async fn add_rules(handle: &Handle, family: &IpVersion) -> Result<(), PlatformError> {

@@ -1,12 +1,18 @@
 //! Kernel settings under `/proc/sys/net`, noted in the journal before they are changed.
+//!
+//! In a container they are often fixed: `/proc/sys` is mounted read-only. What has the wanted value already is not
+//! touched, and a node does without what it can do without.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Journal, PlatformError};
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const IPV4_CONF: &str = "/proc/sys/net/ipv4/conf";
 const IPV6_CONF: &str = "/proc/sys/net/ipv6/conf";
+const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
 /// Router advertisements are heeded while not forwarding, and always (`accept_ra`).
 const UNLESS_FORWARDING: &str = "1";
@@ -38,13 +44,60 @@ pub(super) fn loosen_reverse_path_filter(
     Ok(())
 }
 
+/// What comes out of `tun` has been let through by the exit and the session's own addresses; the route back to where it comes
+/// from may lead elsewhere, into another VPN that the host uses as well. The setting goes with the device.
+///
+/// # Errors
+/// When the setting cannot be read or written.
+pub(super) fn accept_from(tun: &str) -> Result<(), PlatformError> {
+    if is_strict(tun) == Some(true) { write(&format!("{IPV4_CONF}/{tun}/rp_filter"), LOOSE) } else { Ok(()) }
+}
+
+/// Whether strict reverse path filtering is in force on an interface; nothing is known where it does not exist.
+pub(crate) fn is_strict(interface: &str) -> Option<bool> {
+    let value = |name: &str| read(&format!("{IPV4_CONF}/{name}/rp_filter")).ok();
+    Some(value(interface)?.max(value("all")?) == STRICT)
+}
+
+/// Whether this host forwards IPv4.
+pub(crate) fn forwards_ipv4() -> bool {
+    read(IP_FORWARD).is_ok_and(|now| now != "0")
+}
+
+/// Whether settings can be changed at all: root of a container often cannot.
+pub(crate) fn are_open() -> bool {
+    rustix::fs::access(IP_FORWARD, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// Whether an error says that settings cannot be changed here at all.
+pub(super) fn is_fixed(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
+}
+
 /// Lets this host forward between its interfaces.
 ///
 /// # Errors
 /// When the setting cannot be read, noted or written.
 pub(super) fn forward_ipv4(journal: &mut Journal) -> Result<(), PlatformError> {
-    let before = read(IP_FORWARD)?;
-    if before == "0" { change(IP_FORWARD, &before, "1", journal) } else { Ok(()) }
+    if read(IP_FORWARD)? != "0" {
+        return Ok(());
+    }
+    // With it the kernel sets this to its opposite, at the end too.
+    let redirects = format!("{IPV4_CONF}/all/accept_redirects");
+    if read(&redirects)? == "0" {
+        journal.note_sysctl(&redirects, "0")?;
+    }
+    note_forwarding(IPV4_CONF, journal)?;
+    change(IP_FORWARD, "0", "1", journal).map_err(|error| match error {
+        PlatformError::File { source, .. } if is_fixed(&source) => PlatformError::NoForwarding(source),
+        other => other,
+    })
+}
+
+/// Whether this host forwards IPv6, or can be made to.
+pub(super) fn may_forward_ipv6() -> bool {
+    let is_open = || rustix::fs::access(IPV6_FORWARDING, rustix::fs::Access::WRITE_OK).is_ok();
+    read(IPV6_FORWARDING).is_ok_and(|now| now != "0" || is_open())
 }
 
 /// The same for IPv6. A host that forwards throws away what routers have advertised, its own default route among
@@ -53,19 +106,36 @@ pub(super) fn forward_ipv4(journal: &mut Journal) -> Result<(), PlatformError> {
 /// # Errors
 /// When a setting cannot be read, noted or written.
 pub(super) fn forward_ipv6(journal: &mut Journal) -> Result<(), PlatformError> {
-    let forwarding = format!("{IPV6_CONF}/all/forwarding");
-    if read(&forwarding)? != "0" {
+    if read(IPV6_FORWARDING)? != "0" {
         return Ok(());
     }
-    let interfaces = fs::read_dir(IPV6_CONF).map_err(PlatformError::file(format!("reading {IPV6_CONF}")))?;
-    for interface in interfaces.flatten() {
-        let file = interface.path().join("accept_ra").to_string_lossy().into_owned();
+    for interface in interfaces(IPV6_CONF)? {
+        let file = format!("{IPV6_CONF}/{interface}/accept_ra");
         // An interface may go at any time.
         if read(&file).is_ok_and(|before| before == UNLESS_FORWARDING) {
             change(&file, UNLESS_FORWARDING, ALWAYS, journal)?;
         }
     }
-    change(&forwarding, "0", "1", journal)
+    note_forwarding(IPV6_CONF, journal)?;
+    change(IPV6_FORWARDING, "0", "1", journal)
+}
+
+/// Notes where a host forwards although it does not do so everywhere: when forwarding ends everywhere, the kernel ends
+/// it there too.
+fn note_forwarding(conf: &str, journal: &mut Journal) -> Result<(), PlatformError> {
+    for interface in interfaces(conf)?.into_iter().filter(|interface| interface != "all") {
+        let file = format!("{conf}/{interface}/forwarding");
+        if read(&file).is_ok_and(|before| before == "1") {
+            journal.note_sysctl(&file, "1")?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of the interfaces with settings, `all` and `default` among them.
+fn interfaces(conf: &str) -> Result<Vec<String>, PlatformError> {
+    let found = fs::read_dir(conf).map_err(PlatformError::file(format!("reading {conf}")))?;
+    Ok(found.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 /// Leaves IPv6 packets to `tun` without a source address but those that it is given: no link-local address is made,
@@ -74,20 +144,28 @@ pub(super) fn forward_ipv6(journal: &mut Journal) -> Result<(), PlatformError> {
 /// # Errors
 /// When a setting cannot be written.
 pub(super) fn only_assigned_ipv6(tun: &str) -> Result<(), PlatformError> {
-    let file = |name: &str| format!("{IPV6_CONF}/{tun}/{name}");
-    write(&file("addr_gen_mode"), "1")?;
-    write(&file("use_oif_addrs_only"), "1")
+    for name in ["addr_gen_mode", "use_oif_addrs_only"] {
+        let file = format!("{IPV6_CONF}/{tun}/{name}");
+        if read(&file)? != "1" {
+            write(&file, "1")?;
+        }
+    }
+    Ok(())
 }
 
-/// Puts back what the journal knows; what no longer exists is skipped. Returns what was done, in words.
+/// Puts back what the journal knows; what no longer exists, or is as before, is skipped. Returns what was done, in
+/// words.
 ///
 /// # Errors
 /// The first setting that could not be put back; the others were tried.
 pub(super) fn restore(journal: &Journal) -> Result<Vec<String>, PlatformError> {
     let mut done = Vec::new();
     let mut failed = None;
-    for (file, before) in journal.sysctls() {
-        if !Path::new(file).exists() {
+    // Forwarding as a whole comes first: with it the kernel changes what is noted of single interfaces.
+    let (whole, single): (Vec<_>, Vec<_>) =
+        journal.sysctls().partition(|(file, _)| [IP_FORWARD, IPV6_FORWARDING].contains(file));
+    for (file, before) in whole.into_iter().chain(single) {
+        if !Path::new(file).exists() || read(file).is_ok_and(|now| now == before) {
             continue;
         }
         match write(file, before) {

@@ -21,7 +21,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{MulticastGroup, RouteMessageBuilder};
 
-pub(crate) use self::judge::{Candidate, Wanted};
+pub(crate) use self::judge::{Candidate, NoUplink, Wanted};
 use self::judge::{DefaultRoute, HostState, Interface, Layer, Network};
 use super::netlink::{Changes, Netlink};
 use super::{LinuxPlatform, MARK, PlatformError, gateway, routes};
@@ -62,7 +62,7 @@ impl LinuxPlatform {
     pub(crate) async fn find(&self, wanted: &Wanted) -> Result<OnHost, PlatformError> {
         let netlink = Netlink::open()?;
         let state = read(&netlink).await?;
-        let uplinks = without_doubles(judge::uplinks(&state, wanted)).await;
+        let (uplinks, _) = without_doubles(judge::uplinks(&state, wanted)).await;
         let interfaces: Vec<_> = uplinks.iter().map(|one| (Some(one.interface.clone()), None)).collect();
         self.prepare_uplinks(&interfaces).await?;
         Ok(OnHost { uplinks, lans: judge::lans(&state, wanted) })
@@ -100,7 +100,9 @@ impl LinuxPlatform {
 
 /// Leaves those out that lead to the same router as one before them, as a notebook's cable and its Wi-Fi do: the line
 /// behind them is one. Two routers may have the same address, but not the same hardware address.
-async fn without_doubles(found: Vec<Candidate>) -> Vec<Candidate> {
+/// Those that are left out come second, each with the one that is used instead.
+async fn without_doubles(found: Vec<Candidate>) -> (Vec<Candidate>, Vec<(String, String)>) {
+    let mut doubles = Vec::new();
     let mut kept: Vec<(Candidate, Option<Gateway>)> = Vec::with_capacity(found.len());
     for candidate in found {
         let mut router = None;
@@ -116,12 +118,51 @@ async fn without_doubles(found: Vec<Candidate>) -> Vec<Candidate> {
             if let Some((other, _)) = double {
                 let (interface, other) = (&candidate.interface, &other.interface);
                 tracing::debug!(interface, other, "the same router is behind both: one of them is used");
+                doubles.push((interface.clone(), other.clone()));
                 continue;
             }
         }
         kept.push((candidate, router));
     }
-    kept.into_iter().map(|(candidate, _)| candidate).collect()
+    (kept.into_iter().map(|(candidate, _)| candidate).collect(), doubles)
+}
+
+/// All interfaces of this host, judged.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Survey {
+    /// In the kernel's order, without the loopback interface.
+    pub(crate) interfaces: Vec<Surveyed>,
+    /// Interfaces with the same router as a better one, and that one.
+    pub(crate) doubles: Vec<(String, String)>,
+}
+
+/// One interface.
+#[derive(Clone, Debug)]
+pub(crate) struct Surveyed {
+    /// Its name.
+    pub(crate) name: String,
+    /// Largest packet, bytes.
+    pub(crate) mtu: u32,
+    /// The uplink that it could be, or why it is none.
+    pub(crate) verdict: Result<Candidate, NoUplink>,
+}
+
+/// Looks at the host with the same eyes as a node that finds its uplinks, and changes nothing. What the configuration names
+/// is judged as well.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) async fn survey(ignore: &[String]) -> Result<Survey, PlatformError> {
+    let state = read(&Netlink::open()?).await?;
+    let wanted = Wanted { uplinks: true, ignore: ignore.to_vec(), ..Wanted::default() };
+    let (_, doubles) = without_doubles(judge::uplinks(&state, &wanted)).await;
+    let surveyed = state.interfaces.iter().filter(|interface| interface.layer != Layer::Loopback);
+    let interfaces = surveyed.map(|interface| Surveyed {
+        name: interface.name.clone(),
+        mtu: interface.mtu,
+        verdict: judge::judge(interface, &state, &wanted).map(|(_, candidate)| candidate),
+    });
+    Ok(Survey { interfaces: interfaces.collect(), doubles })
 }
 
 async fn router_of(candidate: &Candidate) -> Option<Gateway> {

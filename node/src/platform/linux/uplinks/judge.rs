@@ -19,6 +19,7 @@
 //! metered, and has a private address. It may be an uplink as well: a host with one interface has both there.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
@@ -141,31 +142,91 @@ pub(super) fn uplinks(state: &HostState, wanted: &Wanted) -> Vec<Candidate> {
         return Vec::new();
     }
     let found = state.interfaces.iter().filter_map(|interface| {
-        if !is_uplink(interface, state, wanted) {
-            return None;
-        }
-        let route = best_route(interface, state)?;
+        let (route, candidate) = judge(interface, state, wanted).ok()?;
         let rank = (!interface.has_carrier, !route.is_v4, route.metric, interface.name.clone());
-        Some((rank, candidate(interface, &route, state)))
+        Some((rank, candidate))
     });
     let mut found: Vec<_> = found.collect();
     found.sort_by(|(one, _), (other, _)| one.cmp(other));
     found.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
-fn is_uplink(interface: &Interface, state: &HostState, wanted: &Wanted) -> bool {
-    let has_named_address =
-        of_interface(state, interface).any(|network| wanted.addresses.contains(&network.address));
-    is_usable(interface, state, wanted) && !wanted.named.contains(&interface.name) && !has_named_address
+/// Why an interface is not an uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoUplink {
+    /// It is the host itself.
+    Loopback,
+    /// It is down.
+    Down,
+    /// It is a port of a bridge or bond.
+    Port,
+    /// The configuration has it ignored.
+    Ignored,
+    /// It is made by software and stands for no hardware: a tunnel, a VPN, a bridge of containers. Its kind.
+    Software(String),
+    /// The configuration names it.
+    Named,
+    /// No default route leads over it.
+    NoRoute,
+    /// It has a default route, but no address of the same family.
+    NoAddress,
 }
 
-/// Whether it is up, not left alone, and leads out of this host.
+impl fmt::Display for NoUplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Loopback => "it is the host itself",
+            Self::Down => "it is down",
+            Self::Port => "it is a port of a bridge or bond",
+            Self::Ignored => "discovery.ignore names it",
+            Self::Software(kind) => {
+                return write!(f, "its kind is {kind}; tunnels, VPNs and bridges are left alone");
+            }
+            Self::Named => "the configuration names it",
+            Self::NoRoute => "no default route leads over it",
+            Self::NoAddress => "it has a default route, but no address of the same family",
+        })
+    }
+}
+
+/// The uplink that `interface` is, or why it is none; what the configuration names is judged like all others if
+/// `wanted` does not say it.
+pub(super) fn judge(
+    interface: &Interface,
+    state: &HostState,
+    wanted: &Wanted,
+) -> Result<(DefaultRoute, Candidate), NoUplink> {
+    let has_named_address =
+        of_interface(state, interface).any(|network| wanted.addresses.contains(&network.address));
+    if let Some(why) = unusable(interface, state, wanted) {
+        return Err(why);
+    }
+    if wanted.named.contains(&interface.name) || has_named_address {
+        return Err(NoUplink::Named);
+    }
+    match best_route(interface, state) {
+        Some(route) => Ok((route, candidate(interface, &route, state))),
+        None if state.defaults.iter().any(|route| route.index == interface.index) => Err(NoUplink::NoAddress),
+        None => Err(NoUplink::NoRoute),
+    }
+}
+
+/// Why it does not lead out of this host, or is left alone.
+fn unusable(interface: &Interface, state: &HostState, wanted: &Wanted) -> Option<NoUplink> {
+    let kind = || interface.kind.clone().unwrap_or_default();
+    [
+        (interface.layer == Layer::Loopback, NoUplink::Loopback),
+        (wanted.ignore.iter().any(|pattern| matches(pattern, &interface.name)), NoUplink::Ignored),
+        (interface.controller.is_some(), NoUplink::Port),
+        (!stands_for_hardware(interface, state), NoUplink::Software(kind())),
+        (!interface.is_up, NoUplink::Down),
+    ]
+    .into_iter()
+    .find_map(|(holds, why)| holds.then_some(why))
+}
+
 fn is_usable(interface: &Interface, state: &HostState, wanted: &Wanted) -> bool {
-    interface.is_up
-        && interface.layer != Layer::Loopback
-        && interface.controller.is_none()
-        && !wanted.ignore.iter().any(|pattern| matches(pattern, &interface.name))
-        && stands_for_hardware(interface, state)
+    unusable(interface, state, wanted).is_none()
 }
 
 /// Names of the interfaces that lead to a LAN, in order.
