@@ -189,7 +189,7 @@ impl Built {
         let mut host_exit = None;
         if let Some(exit_spec) = &spec.exit {
             let pools = pools(exit_spec)?;
-            let host = HostExit { gateways: gateways(&pools), ipv6: Arc::default() };
+            let host = HostExit { gateways: gateways(&pools), offer: Arc::default() };
             // Before the first edge comes: it gets its addresses with its first path.
             host.look(platform.as_ref());
             let exit = Exit::new(
@@ -197,7 +197,7 @@ impl Built {
                 resources.instance,
                 Arc::clone(&access),
                 pools,
-                Arc::clone(&host.ipv6),
+                Arc::clone(&host.offer),
                 parts.clone(),
                 Arc::clone(&control_plan),
                 Arc::clone(&links_plan),

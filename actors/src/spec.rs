@@ -177,6 +177,10 @@ pub trait Platform: Send + Sync + 'static {
     fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>>;
     /// Exit: whether this host has a way to the IPv6 internet. Must not block.
     fn reaches_ipv6(&self) -> bool;
+    /// Exit: the resolvers that edges are told to use. Must not block. None where the platform does not know any.
+    fn resolvers(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
     /// The router behind `interface`, if it has one whose hardware address can be found. Two hosts that
     /// name the same one share an uplink. A platform that cannot tell has none.
     fn gateway(&self, interface: &str) -> BoxFuture<'_, Option<Gateway>> {

@@ -2,6 +2,7 @@
 //! [`cleanup::clean`] whether the node stopped, was killed, or never ran.
 
 pub(crate) mod cleanup;
+mod dns;
 mod gateway;
 mod journal;
 mod netlink;
@@ -16,6 +17,9 @@ use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::dns::HostNames;
+use crate::config::Dns;
+pub(crate) use dns::is_elsewhere;
 use futures_util::future::BoxFuture;
 pub(crate) use journal::Journal;
 use mwb_actors::session::InnerAddresses;
@@ -75,6 +79,15 @@ impl PlatformError {
     }
 }
 
+/// Who resolves names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NameServers {
+    /// On an edge, what its host asks while a session is up.
+    pub(crate) edge: Dns,
+    /// On an exit, what edges are told to ask.
+    pub(crate) exit: Dns,
+}
+
 /// The addresses that the exit gave us, as the host needs them.
 pub(crate) struct EdgeAddresses {
     /// Ours inside the tunnel, with the prefix lengths of their networks.
@@ -88,12 +101,24 @@ pub(crate) struct LinuxPlatform {
     runtime_dir: PathBuf,
     /// Held by who reads the notes and writes them again.
     noting: tokio::sync::Mutex<()>,
+    names: HostNames,
+    offered: Dns,
 }
 
 impl LinuxPlatform {
     /// Keeps its notes for undoing in `runtime_dir`.
-    pub(crate) fn new(runtime_dir: &Path) -> Self {
-        Self { runtime_dir: runtime_dir.to_owned(), noting: tokio::sync::Mutex::default() }
+    pub(crate) fn new(runtime_dir: &Path, names: NameServers) -> Self {
+        Self {
+            runtime_dir: runtime_dir.to_owned(),
+            noting: tokio::sync::Mutex::default(),
+            names: HostNames::new(names.edge, runtime_dir),
+            offered: names.exit,
+        }
+    }
+
+    /// Tells when another program takes name resolution from the bond. Does not end.
+    pub(crate) async fn watch_names(&self) {
+        self.names.watch().await;
     }
 
     /// Before any packet: lets replies arrive on `uplinks` although the host's default route is
@@ -203,13 +228,22 @@ impl Platform for LinuxPlatform {
     fn session_up(&self, tun: &str, inner: &InnerAddresses) -> BoxFuture<'_, Result<(), String>> {
         let v4 = inner.v4.map(|(address, prefix)| (IpAddr::from(address), prefix));
         let v6 = inner.v6.map(|(address, prefix)| (IpAddr::from(address), prefix));
+        let families = (v4.is_some(), v6.is_some());
         let addresses = EdgeAddresses { inner: v4.into_iter().chain(v6).collect(), mtu: Some(inner.mtu) };
-        let tun = tun.to_owned();
-        Box::pin(async move { self.edge_up(&tun, &addresses).await.map_err(|error| error.to_string()) })
+        let (tun, offered) = (tun.to_owned(), inner.dns.clone());
+        Box::pin(async move {
+            self.edge_up(&tun, &addresses).await.map_err(|error| error.to_string())?;
+            self.names.set(&tun, &offered, families).await;
+            Ok(())
+        })
     }
 
     fn session_down(&self, _tun: &str) -> BoxFuture<'_, ()> {
-        Box::pin(self.edge_down())
+        Box::pin(async {
+            // While names can still be asked there.
+            self.names.revert().await;
+            self.edge_down().await;
+        })
     }
 
     fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>> {
@@ -225,6 +259,10 @@ impl Platform for LinuxPlatform {
             IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
             IpAddr::V4(_) => false,
         })
+    }
+
+    fn resolvers(&self) -> Vec<IpAddr> {
+        dns::offered(&self.offered)
     }
 
     fn gateway(&self, interface: &str) -> BoxFuture<'_, Option<Gateway>> {

@@ -41,6 +41,7 @@ fn span(duration: Duration) -> serde_json::Value {
 
 const NAME: Kind = Kind::Text("text of 1 to 64 bytes");
 const INTERFACE: Kind = Kind::Text("an interface's name, 1 to 15 characters, as `ip link` shows it");
+const DNS: Kind = Kind::ChoiceOr(|| vec!["auto", "off"], &Kind::List(&Kind::Text("an IP address")));
 const SOCKET: Kind = Kind::Text("an address and a port");
 
 /// The sections, in the order of the documentation.
@@ -95,6 +96,14 @@ pub(super) const KEYS: &[Key] = &[
     key("tun.mtu", Kind::Whole(MTU_MIN, MTU_MAX), Given::Value(|| json!(1408)), "Largest packet that it carries.")
         .unit("bytes")
         .advice("1408 fits uplinks of 1492 bytes (PPPoE) over IPv6; what does not fit a path is fragmented."),
+    key(
+        "tun.dns",
+        DNS,
+        Given::Value(|| json!("auto")),
+        "What an edge's host asks for names while the bond is up. auto: the resolvers that the exit names; off: as \
+         before; or a list: these.",
+    )
+    .advice("Told to systemd-resolved where it runs, else written to /etc/resolv.conf, which comes back on stop."),
     key(
         "discovery.uplinks",
         Kind::Choice(|| vec!["auto", "also", "off"]),
@@ -244,6 +253,14 @@ pub(super) const KEYS: &[Key] = &[
         Given::Value(|| json!("fd6d:7762::/64")),
         "The same for IPv6, given out while this host has IPv6 internet itself; `\"\"` carries none.",
     ),
+    key(
+        "exit.dns",
+        DNS,
+        Given::Value(|| json!("auto")),
+        "The resolvers that edges are told to ask. auto: those that this host asks itself, loopback addresses aside; off: \
+         none; or a list of at most 8: these.",
+    )
+    .advice("Write some where this host asks only itself (127.0.0.1)."),
     key(
         "routing.mode",
         Kind::Choice(|| RoutingMode::ALL.map(RoutingMode::name).to_vec()),
