@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::session::InnerAddresses;
-use crate::spec::{Gateways, Platform};
+use crate::spec::{Forwarding, Gateways, Platform};
 use crate::tun::Tun;
 
 /// First and longest time between two tries.
@@ -19,6 +19,11 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How often an exit looks whether it has come to or lost the IPv6 internet, and which resolvers it has.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often an exit tries whether its host forwards, while it does and while it does not.
+const TEST_GOOD: Duration = Duration::from_secs(300);
+const TEST_BAD: Duration = Duration::from_secs(15);
+/// A firewall that starts with us has made its tables by then.
+const TEST_FIRST: Duration = Duration::from_secs(1);
 
 /// What the actor is lent.
 #[derive(Clone)]
@@ -47,6 +52,7 @@ pub struct HostExit {
 pub struct HostOffer {
     ipv6: AtomicBool,
     resolvers: Mutex<Vec<IpAddr>>,
+    forwarding: Mutex<Forwarding>,
 }
 
 impl HostOffer {
@@ -58,6 +64,11 @@ impl HostOffer {
     /// The resolvers that edges are told to use.
     pub fn resolvers(&self) -> Vec<IpAddr> {
         self.resolvers.lock().clone()
+    }
+
+    /// Whether the host lets through what comes from edges.
+    pub fn forwarding(&self) -> Forwarding {
+        self.forwarding.lock().clone()
     }
 }
 
@@ -118,6 +129,7 @@ async fn run(lent: HostLent, pulse: Pulse) -> Result<(), DriverError> {
                 result = changes.changed() => result,
                 result = devices.changed() => result,
                 () = host_change(&lent) => Ok(()),
+                () = test_forwarding(&lent) => Ok(()),
             }
         };
         pulse
@@ -136,6 +148,28 @@ async fn host_change(lent: &HostLent) {
         if exit.look(lent.platform.as_ref()) {
             return;
         }
+    }
+}
+
+/// Keeps what is known of the host's forwarding up to date, and says when that changes. Does not end.
+async fn test_forwarding(lent: &HostLent) {
+    let Some(exit) = &lent.exit else { return std::future::pending().await };
+    let inject = |packet: &[u8]| lent.tun.inject(packet);
+    tokio::time::sleep(TEST_FIRST).await;
+    loop {
+        let now = lent.platform.test_forwarding(lent.tun.name(), exit.gateways(), &inject).await;
+        let before = std::mem::replace(&mut *exit.offer.forwarding.lock(), now.clone());
+        if now != before {
+            match &now {
+                Forwarding::Works => tracing::info!("this host lets through what comes from edges"),
+                Forwarding::Blocked(problem) => tracing::warn!("{problem}"),
+                Forwarding::Unknown(problem) => {
+                    tracing::warn!(problem, "whether this host lets edges through is not known");
+                }
+                Forwarding::Untested => {}
+            }
+        }
+        tokio::time::sleep(if now == Forwarding::Works { TEST_GOOD } else { TEST_BAD }).await;
     }
 }
 

@@ -205,6 +205,11 @@ impl Tun {
         });
     }
 
+    /// Gives the kernel `packet` as if a session had delivered it; false when it is too long or too many wait.
+    pub fn inject(&self, packet: &[u8]) -> bool {
+        self.pool.copy_from(packet).is_some_and(|packet| self.to_tun.try_push(vec![packet]).is_ok())
+    }
+
     /// The counters.
     pub fn status(&self) -> TunStatus {
         let c = &self.counters;

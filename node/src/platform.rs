@@ -2,7 +2,7 @@
 
 pub(crate) mod linux;
 
-pub(crate) use linux::{Candidate, LinuxPlatform, MARK, NameServers, OnHost, Wanted, is_elsewhere};
+pub(crate) use linux::{Candidate, HostSettings, LinuxPlatform, MARK, OnHost, Wanted, is_elsewhere};
 
 use std::net::IpAddr;
 

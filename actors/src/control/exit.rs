@@ -184,6 +184,11 @@ impl Exit {
         })
     }
 
+    /// What its host has for edges.
+    pub fn offer(&self) -> &HostOffer {
+        &self.offer
+    }
+
     /// Who may use this exit.
     pub fn access(&self) -> &Access {
         &self.access

@@ -306,6 +306,7 @@ fn exit(written: &file::Exit, faults: &mut Faults<'_>) -> Exit {
         pool: pool(&written.pool, faults),
         pool_v6: pool_v6(&written.pool_v6, faults),
         dns: egress::dns("exit.dns", &written.dns, true, faults),
+        egress: egress::egress(written, faults),
     }
 }
 

@@ -122,6 +122,9 @@ pub(super) struct Exit {
     pub(super) pool: String,
     pub(super) pool_v6: String,
     pub(super) dns: Words,
+    pub(super) allow: Vec<String>,
+    pub(super) max_rate: Option<u64>,
+    pub(super) max_connections: Option<u64>,
 }
 
 #[derive(Deserialize)]

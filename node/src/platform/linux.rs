@@ -8,6 +8,7 @@ mod journal;
 mod netlink;
 mod nftables;
 mod routes;
+mod self_test;
 mod sysctl;
 #[cfg(test)]
 mod tests;
@@ -18,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::dns::HostNames;
-use crate::config::Dns;
+use crate::config::{Dns, Egress};
 pub(crate) use dns::is_elsewhere;
 use futures_util::future::BoxFuture;
 pub(crate) use journal::Journal;
 use mwb_actors::session::InnerAddresses;
-use mwb_actors::spec::{Gateways, Platform};
+use mwb_actors::spec::{Forwarding, Gateways, Platform};
 use mwb_proto::control::Gateway;
 use netlink::{Changes, Netlink};
 use rtnetlink::MulticastGroup;
@@ -79,13 +80,15 @@ impl PlatformError {
     }
 }
 
-/// Who resolves names.
+/// What the configuration says of the host.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct NameServers {
-    /// On an edge, what its host asks while a session is up.
-    pub(crate) edge: Dns,
+pub(crate) struct HostSettings {
+    /// On an edge, what its host asks for names while a session is up.
+    pub(crate) edge_dns: Dns,
     /// On an exit, what edges are told to ask.
-    pub(crate) exit: Dns,
+    pub(crate) exit_dns: Dns,
+    /// On an exit, what edges may reach, and how much of it.
+    pub(crate) egress: Egress,
 }
 
 /// The addresses that the exit gave us, as the host needs them.
@@ -103,16 +106,18 @@ pub(crate) struct LinuxPlatform {
     noting: tokio::sync::Mutex<()>,
     names: HostNames,
     offered: Dns,
+    egress: Egress,
 }
 
 impl LinuxPlatform {
     /// Keeps its notes for undoing in `runtime_dir`.
-    pub(crate) fn new(runtime_dir: &Path, names: NameServers) -> Self {
+    pub(crate) fn new(runtime_dir: &Path, settings: HostSettings) -> Self {
         Self {
             runtime_dir: runtime_dir.to_owned(),
             noting: tokio::sync::Mutex::default(),
-            names: HostNames::new(names.edge, runtime_dir),
-            offered: names.exit,
+            names: HostNames::new(settings.edge_dns, runtime_dir),
+            offered: settings.exit_dns,
+            egress: settings.egress,
         }
     }
 
@@ -218,7 +223,7 @@ impl LinuxPlatform {
         let _alone = self.noting.lock().await;
         let mut journal = Journal::open(&self.runtime_dir)?;
         journal.note_nftables()?;
-        nftables::masquerade(tun, *gateways).await?;
+        nftables::masquerade(tun, *gateways, &self.egress, &dns::offered(&self.offered)).await?;
         sysctl::forward_ipv4(&mut journal)?;
         if gateways.v6.is_some() { sysctl::forward_ipv6(&mut journal) } else { Ok(()) }
     }
@@ -259,6 +264,15 @@ impl Platform for LinuxPlatform {
             IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
             IpAddr::V4(_) => false,
         })
+    }
+
+    fn test_forwarding<'a>(
+        &'a self,
+        tun: &'a str,
+        gateways: Gateways,
+        inject: &'a (dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> BoxFuture<'a, Forwarding> {
+        Box::pin(self_test::forwarding(tun, gateways, inject))
     }
 
     fn resolvers(&self) -> Vec<IpAddr> {

@@ -1,10 +1,13 @@
 //! What an exit lets out, and who resolves names.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
+
+use ipnet::IpNet;
 
 use super::Faults;
-use super::file::Words;
-use crate::config::Dns;
+use super::file::{self, Words};
+use crate::config::{Dns, Egress};
 use crate::platform::is_elsewhere;
 
 /// The most resolvers that an exit can name.
@@ -42,4 +45,30 @@ pub(super) fn dns(key: &str, written: &Words, told: bool, faults: &mut Faults<'_
         }
     }
     Dns::Given(servers)
+}
+
+/// What edges may reach.
+pub(super) fn egress(written: &file::Exit, faults: &mut Faults<'_>) -> Egress {
+    let mut allow = Vec::with_capacity(written.allow.len());
+    for (index, text) in written.allow.iter().enumerate() {
+        let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let key = format!("exit.allow[{index}]");
+        match net.map(|net| net.trunc()) {
+            Some(net) if net.prefix_len() > 0 && is_elsewhere(net.network()) => allow.push(net),
+            Some(net) => {
+                let fix = "write the private networks that edges may reach; the internet is always allowed, this host's \
+                           loopback and link-local addresses never";
+                faults.add(key, format!("{net} cannot be allowed"), fix);
+            }
+            None => {
+                let fix = "write it as \"192.168.1.0/24\" or \"fd00:1::/64\"";
+                faults.add(key, format!("{text:?} is no network"), fix);
+            }
+        }
+    }
+    Egress {
+        allow: IpNet::aggregate(&allow),
+        max_rate: written.max_rate.and_then(NonZeroU64::new),
+        max_connections: written.max_connections.and_then(NonZeroU64::new),
+    }
 }

@@ -26,6 +26,8 @@ pub(super) const REORDER_BYTES_MIN: u64 = 1 << 20;
 pub(super) const BYTES_MAX: u64 = 1 << 30;
 /// Least ingress queue: some 40 packets.
 pub(super) const QUEUE_BYTES_MIN: u64 = 64 << 10;
+/// Most that the kernel's counters of a rate can hold.
+const RATE_MAX: u64 = 10_000_000_000;
 /// Bounds of the longest wait for a missing packet.
 pub(super) const REORDER_TIMEOUT: Kind = Kind::Span(ms(1), ms(10_000));
 /// Bounds of the interval of idle heartbeats.
@@ -261,6 +263,32 @@ pub(super) const KEYS: &[Key] = &[
          none; or a list of at most 8: these.",
     )
     .advice("Write some where this host asks only itself (127.0.0.1)."),
+    key(
+        "exit.allow",
+        Kind::List(&Kind::Text("a network")),
+        Given::Value(|| json!([])),
+        "Private networks that edges may reach through this exit, `exit.pool` for each other. The internet is always open \
+         to them, loopback, link-local and cloud metadata addresses never.",
+    )
+    .advice("192.168.1.0/24 where the exit stands in a LAN of yours that edges are to use."),
+    key(
+        "exit.max_rate",
+        Kind::Whole(10_000, RATE_MAX),
+        Given::Nothing("no cap"),
+        "Most that each node gets in each direction, after a first second's worth at once; what is more is dropped. IPv4 and IPv6 \
+         count apart.",
+    )
+    .unit("bytes per second and node")
+    .advice("12500000 is 100 Mbit/s."),
+    key(
+        "exit.max_connections",
+        Kind::Whole(1, u32::MAX as u64),
+        Given::Nothing("no bound"),
+        "Most connections of each node at a time, as the kernel tracks them; new ones beyond are refused. IPv4 and IPv6 \
+         count apart.",
+    )
+    .unit("connections per node")
+    .advice("A question for a name is one too, for half a minute."),
     key(
         "routing.mode",
         Kind::Choice(|| RoutingMode::ALL.map(RoutingMode::name).to_vec()),

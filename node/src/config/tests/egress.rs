@@ -41,3 +41,28 @@ fn resolvers_are_a_word_or_a_list() {
         assert!(text.contains(problem), "{problem} in {text}");
     }
 }
+
+#[test]
+fn an_exit_lets_out_to_the_internet_and_to_what_is_allowed() {
+    let egress = |written: &str| read(&exit(written)).expect("good").exit.expect("an exit").egress;
+    assert_eq!(egress(""), Egress::default());
+    let written = "allow = [\"192.168.1.7/24\", \"10.0.0.9\", \"fd00:1::/64\"]\nmax_rate = 12500000\nmax_connections = 100";
+    let mut allow: Vec<IpNet> =
+        ["192.168.1.0/24", "10.0.0.9/32", "fd00:1::/64"].map(|net| net.parse().expect("network")).to_vec();
+    allow.sort();
+    let found = egress(written);
+    assert_eq!(found.allow, allow);
+    assert_eq!(found.max_rate, NonZeroU64::new(12_500_000));
+    assert_eq!(found.max_connections, NonZeroU64::new(100));
+    for (written, problem) in [
+        ("allow = [\"127.0.0.0/8\"]", "127.0.0.0/8 cannot be allowed"),
+        ("allow = [\"169.254.169.254\"]", "169.254.169.254/32 cannot be allowed"),
+        ("allow = [\"0.0.0.0/0\"]", "0.0.0.0/0 cannot be allowed"),
+        ("allow = [\"lan\"]", "\"lan\" is no network"),
+        ("max_rate = 0", "0 is out of range"),
+        ("max_connections = 0", "0 is out of range"),
+    ] {
+        let text = read(&exit(written)).expect_err(written).to_string();
+        assert!(text.contains(problem), "{problem} in {text}");
+    }
+}
