@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test target uses a part")]
 
 pub(crate) mod avahi;
+pub(crate) mod dns;
 pub(crate) mod footprint;
 pub(crate) mod icmp;
 pub(crate) mod lab;

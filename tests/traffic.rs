@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use mwb_sim::traffic::{EchoSpec, FlowSpec, download, udp_echo, upload};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu, set_ip_mtu_discover};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use support::icmp::ping;
 use support::lab::Bond;
@@ -140,6 +141,17 @@ fn without_ipv6_at_the_exit_there_is_none_and_it_is_told_at_once() {
         assert_eq!(refused.kind(), ErrorKind::AddrNotAvailable, "{refused}");
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         assert_eq!(bond.exit.nft().matches("masquerade").count(), 1);
+        // Also who insists on an uplink's address, which leads into the bond all the same.
+        let own = SocketAddr::new(bond.edge.host().uplinks()[0].address_v6.into(), 0);
+        let insist = move || {
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+            socket.bind(&own.into())?;
+            socket.connect_timeout(&server.into(), Duration::from_secs(5))
+        };
+        let refused = bond.edge.host().run(insist).expect_err("nothing leaves past the bond");
+        assert_eq!(refused.kind(), ErrorKind::NetworkUnreachable, "{refused}");
+        let state = bond.edge.status().expect("it runs");
+        assert!(state["tun"]["refused"].as_u64().is_some_and(|refused| refused > 0), "{}", state["tun"]);
 
         // It comes later: the exit notices, and an edge that comes anew gets it.
         let gateway = "fd00:198::1";

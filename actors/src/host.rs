@@ -1,22 +1,29 @@
 //! `HostActor`: makes the host follow the sessions: addresses and routes on an edge, forwarding on an
 //! exit. The platform's calls are slow and may fail; here they hold up nobody and are tried again.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::session::InnerAddresses;
-use crate::spec::{Gateways, Platform};
+use crate::spec::{Forwarding, Gateways, Platform};
 use crate::tun::Tun;
 
 /// First and longest time between two tries.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// How often an exit looks whether it has come to or lost the IPv6 internet.
-const IPV6_LOOK: Duration = Duration::from_secs(10);
+/// How often an exit looks whether it has come to or lost the IPv6 internet, and which resolvers it has.
+const LOOK: Duration = Duration::from_secs(10);
+/// How often an exit tries whether its host forwards, while it does and while it does not.
+const TEST_GOOD: Duration = Duration::from_secs(300);
+const TEST_BAD: Duration = Duration::from_secs(15);
+/// A firewall that starts with us has made its tables by then.
+const TEST_FIRST: Duration = Duration::from_secs(1);
 
 /// What the actor is lent.
 #[derive(Clone)]
@@ -36,20 +43,48 @@ pub struct HostLent {
 pub struct HostExit {
     /// The exit's inner addresses, of both families if it is to carry both.
     pub gateways: Gateways,
-    /// Whether edges are given IPv6 addresses; kept up to date here.
-    pub ipv6: Arc<AtomicBool>,
+    /// What its host has for edges; kept up to date here.
+    pub offer: Arc<HostOffer>,
+}
+
+/// What an exit's host has for edges, as far as it changes.
+#[derive(Debug, Default)]
+pub struct HostOffer {
+    ipv6: AtomicBool,
+    resolvers: Mutex<Vec<IpAddr>>,
+    forwarding: Mutex<Forwarding>,
+}
+
+impl HostOffer {
+    /// Whether edges are given IPv6 addresses.
+    pub fn ipv6(&self) -> bool {
+        self.ipv6.load(Ordering::Relaxed)
+    }
+
+    /// The resolvers that edges are told to use.
+    pub fn resolvers(&self) -> Vec<IpAddr> {
+        self.resolvers.lock().clone()
+    }
+
+    /// Whether the host lets through what comes from edges.
+    pub fn forwarding(&self) -> Forwarding {
+        self.forwarding.lock().clone()
+    }
 }
 
 impl HostExit {
-    /// Looks whether the host has IPv6, for those who hand out addresses; `true` when that has changed.
+    /// Looks what the host has, for those who tell edges; `true` when it has to be set up anew.
     pub fn look(&self, platform: &dyn Platform) -> bool {
-        let now = self.gateways.v6.is_some() && platform.reaches_ipv6();
-        self.ipv6.swap(now, Ordering::Relaxed) != now
+        let ipv6 = self.gateways.v6.is_some() && platform.reaches_ipv6();
+        let had_ipv6 = self.offer.ipv6.swap(ipv6, Ordering::Relaxed);
+        let resolvers = platform.resolvers();
+        let had_resolvers = std::mem::replace(&mut *self.offer.resolvers.lock(), resolvers.clone());
+        had_ipv6 != ipv6 || had_resolvers != resolvers
     }
 
     /// What is to be set up at present.
     fn gateways(&self) -> Gateways {
-        let v6 = self.gateways.v6.filter(|_| self.ipv6.load(Ordering::Relaxed));
+        let v6 = self.gateways.v6.filter(|_| self.offer.ipv6());
         Gateways { v6, ..self.gateways }
     }
 }
@@ -93,7 +128,8 @@ async fn run(lent: HostLent, pulse: Pulse) -> Result<(), DriverError> {
             tokio::select! {
                 result = changes.changed() => result,
                 result = devices.changed() => result,
-                () = ipv6_change(&lent) => Ok(()),
+                () = host_change(&lent) => Ok(()),
+                () = test_forwarding(&lent) => Ok(()),
             }
         };
         pulse
@@ -103,16 +139,37 @@ async fn run(lent: HostLent, pulse: Pulse) -> Result<(), DriverError> {
     }
 }
 
-/// Waits until this exit has come to or lost the IPv6 internet. Sessions hear of it with their next path.
-async fn ipv6_change(lent: &HostLent) {
-    let Some(exit) = lent.exit.as_ref().filter(|exit| exit.gateways.v6.is_some()) else {
-        return std::future::pending().await;
-    };
+/// Waits until this exit has come to or lost the IPv6 internet, or has other resolvers. Sessions hear of it with their
+/// next path.
+async fn host_change(lent: &HostLent) {
+    let Some(exit) = &lent.exit else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(IPV6_LOOK).await;
+        tokio::time::sleep(LOOK).await;
         if exit.look(lent.platform.as_ref()) {
             return;
         }
+    }
+}
+
+/// Keeps what is known of the host's forwarding up to date, and says when that changes. Does not end.
+async fn test_forwarding(lent: &HostLent) {
+    let Some(exit) = &lent.exit else { return std::future::pending().await };
+    let inject = |packet: &[u8]| lent.tun.inject(packet);
+    tokio::time::sleep(TEST_FIRST).await;
+    loop {
+        let now = lent.platform.test_forwarding(lent.tun.name(), exit.gateways(), &inject).await;
+        let before = std::mem::replace(&mut *exit.offer.forwarding.lock(), now.clone());
+        if now != before {
+            match &now {
+                Forwarding::Works => tracing::info!("this host lets through what comes from edges"),
+                Forwarding::Blocked(problem) => tracing::warn!("{problem}"),
+                Forwarding::Unknown(problem) => {
+                    tracing::warn!(problem, "whether this host lets edges through is not known");
+                }
+                Forwarding::Untested => {}
+            }
+        }
+        tokio::time::sleep(if now == Forwarding::Works { TEST_GOOD } else { TEST_BAD }).await;
     }
 }
 

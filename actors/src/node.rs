@@ -34,7 +34,7 @@ use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
 use crate::session::path::SessionTable;
 use crate::spec::{ExitSpec, Gateways, LanSpec, NodeSpec, Platform, StartError, lan_link_name};
-use crate::status::{LanStatus, NodeStatus, PeerStatus, SessionStatus};
+use crate::status::{ExitStatus, LanStatus, NodeStatus, PeerStatus, SessionStatus};
 use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
 use crate::tls::{self, Allowed};
 use crate::trace::{Trace, TraceWriter};
@@ -189,7 +189,7 @@ impl Built {
         let mut host_exit = None;
         if let Some(exit_spec) = &spec.exit {
             let pools = pools(exit_spec)?;
-            let host = HostExit { gateways: gateways(&pools), ipv6: Arc::default() };
+            let host = HostExit { gateways: gateways(&pools), offer: Arc::default() };
             // Before the first edge comes: it gets its addresses with its first path.
             host.look(platform.as_ref());
             let exit = Exit::new(
@@ -197,7 +197,7 @@ impl Built {
                 resources.instance,
                 Arc::clone(&access),
                 pools,
-                Arc::clone(&host.ipv6),
+                Arc::clone(&host.offer),
                 parts.clone(),
                 Arc::clone(&control_plan),
                 Arc::clone(&links_plan),
@@ -451,6 +451,7 @@ impl RunningNode {
             sessions,
             lan: self.built.lan.as_deref().map(LanStatus::of),
             leases: self.built.lending.as_ref().map(|lending| lending.status()),
+            exit: self.built.exit.as_deref().map(|exit| ExitStatus::of(exit.offer())),
             tun: self.resources.tun.status(),
         }
     }

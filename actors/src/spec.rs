@@ -166,6 +166,20 @@ pub struct Gateways {
     pub v6: Option<(Ipv6Addr, u8)>,
 }
 
+/// Whether an exit's host lets through what comes from edges.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Not tried, or not yet.
+    #[default]
+    Untested,
+    /// It does.
+    Works,
+    /// It does not: who drops it, and what to do, in words.
+    Blocked(String),
+    /// It could not be tried, and why.
+    Unknown(String),
+}
+
 /// What only the platform can do. Calls may be repeated with the same or new arguments and must end
 /// in the state of the last call.
 pub trait Platform: Send + Sync + 'static {
@@ -177,6 +191,21 @@ pub trait Platform: Send + Sync + 'static {
     fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>>;
     /// Exit: whether this host has a way to the IPv6 internet. Must not block.
     fn reaches_ipv6(&self) -> bool;
+    /// Exit: tries whether the host lets through what comes out of `tun`; `inject` gives a packet to its kernel as if it came
+    /// from an edge, and says whether it could. No packet may leave the host.
+    fn test_forwarding<'a>(
+        &'a self,
+        tun: &'a str,
+        gateways: Gateways,
+        inject: &'a (dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> BoxFuture<'a, Forwarding> {
+        let _ = (tun, gateways, inject);
+        Box::pin(async { Forwarding::Untested })
+    }
+    /// Exit: the resolvers that edges are told to use. Must not block. None where the platform does not know any.
+    fn resolvers(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
     /// The router behind `interface`, if it has one whose hardware address can be found. Two hosts that
     /// name the same one share an uplink. A platform that cannot tell has none.
     fn gateway(&self, interface: &str) -> BoxFuture<'_, Option<Gateway>> {

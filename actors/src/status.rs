@@ -1,7 +1,7 @@
 //! What a node says about itself.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mwb_proto::bond::{ReceiverSnapshot, SenderSnapshot};
 use mwb_proto::control::{Gateway, UplinkInfo};
@@ -11,11 +11,13 @@ use serde::Serialize;
 use crate::channel::QueueStats;
 use crate::clock;
 use crate::control::dial::ExitPeer;
+use crate::host::HostOffer;
 use crate::identity::NodeId;
 use crate::lan::plane::LanPlane;
 use crate::lend::LeasesStatus;
 use crate::registry::ActorStatus;
 use crate::session::{InnerAddresses, Role, Session};
+use crate::spec::Forwarding;
 use crate::tun::TunStatus;
 use crate::uplinks::UplinkStatus;
 use crate::wan_link::LinkStatus;
@@ -41,8 +43,35 @@ pub struct NodeStatus {
     pub lan: Option<LanStatus>,
     /// Uplinks lent and borrowed there.
     pub leases: Option<LeasesStatus>,
+    /// What this node is as an exit, if it is one.
+    pub exit: Option<ExitStatus>,
     /// The TUN device.
     pub tun: TunStatus,
+}
+
+/// An exit's host.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExitStatus {
+    /// Whether edges get IPv6.
+    pub ipv6: bool,
+    /// The resolvers that edges are told to ask.
+    pub resolvers: Vec<IpAddr>,
+    /// `untested`, `works`, `blocked` or `unknown`: whether the host lets through what comes from edges.
+    pub forwarding: &'static str,
+    /// Who drops it and what to do, or why it is not known.
+    pub problem: Option<String>,
+}
+
+impl ExitStatus {
+    pub(crate) fn of(offer: &HostOffer) -> Self {
+        let (forwarding, problem) = match offer.forwarding() {
+            Forwarding::Untested => ("untested", None),
+            Forwarding::Works => ("works", None),
+            Forwarding::Blocked(problem) => ("blocked", Some(problem)),
+            Forwarding::Unknown(problem) => ("unknown", Some(problem)),
+        };
+        Self { ipv6: offer.ipv6(), resolvers: offer.resolvers(), forwarding, problem }
+    }
 }
 
 /// The LAN as this node sees it.

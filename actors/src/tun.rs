@@ -6,6 +6,7 @@
 
 mod merge;
 mod reader;
+mod refuse;
 mod split;
 mod writer;
 
@@ -66,6 +67,7 @@ pub(crate) struct TunCounters {
     pub(crate) malformed: AtomicU64,
     pub(crate) oversized: AtomicU64,
     pub(crate) no_session: AtomicU64,
+    pub(crate) refused: AtomicU64,
     pub(crate) router_full: AtomicU64,
     pub(crate) written: AtomicU64,
     pub(crate) writes: AtomicU64,
@@ -87,6 +89,8 @@ pub struct TunStatus {
     pub oversized: u64,
     /// Packets for no session, or not from the edge's own address.
     pub no_session: u64,
+    /// How many of them, of IPv6, were answered with "no route".
+    pub refused: u64,
     /// Packets that found their router's queue full.
     pub router_full: u64,
     /// Packets written, before merging.
@@ -201,6 +205,11 @@ impl Tun {
         });
     }
 
+    /// Gives the kernel `packet` as if a session had delivered it; false when it is too long or too many wait.
+    pub fn inject(&self, packet: &[u8]) -> bool {
+        self.pool.copy_from(packet).is_some_and(|packet| self.to_tun.try_push(vec![packet]).is_ok())
+    }
+
     /// The counters.
     pub fn status(&self) -> TunStatus {
         let c = &self.counters;
@@ -212,6 +221,7 @@ impl Tun {
             malformed: get(&c.malformed),
             oversized: get(&c.oversized),
             no_session: get(&c.no_session),
+            refused: get(&c.refused),
             router_full: get(&c.router_full),
             written: get(&c.written),
             writes: get(&c.writes),

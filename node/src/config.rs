@@ -30,6 +30,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 
 use config::{Config, ValueKind};
+use ipnet::IpNet;
 use mwb_actors::identity::NodeId;
 use mwb_proto::bond::{ReceiverConfig, SenderConfig};
 use mwb_proto::control::UplinkKind;
@@ -81,6 +82,20 @@ pub(crate) struct Tun {
     pub(crate) name: String,
     /// 1280 to 9000 bytes.
     pub(crate) mtu: u16,
+    /// On an edge, what its host asks while the bond is up.
+    pub(crate) dns: Dns,
+}
+
+/// Which resolvers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dns {
+    /// On an exit those of its host, on an edge those of its exit.
+    #[default]
+    Auto,
+    /// None are named or set.
+    Off,
+    /// These, at least one.
+    Given(Vec<IpAddr>),
 }
 
 /// What the node finds by itself.
@@ -266,6 +281,21 @@ pub(crate) struct Exit {
     pub(crate) pool: (Ipv4Addr, u8),
     /// The same for IPv6; none when it is not to be carried.
     pub(crate) pool_v6: Option<(Ipv6Addr, u8)>,
+    /// What edges are told to ask; none of them is of this host only.
+    pub(crate) dns: Dns,
+    /// What edges may reach.
+    pub(crate) egress: Egress,
+}
+
+/// What an exit lets its edges reach, beside the internet, and how much of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Egress {
+    /// Private networks that they may reach.
+    pub(crate) allow: Vec<IpNet>,
+    /// Most for each of them and each direction, bytes per second.
+    pub(crate) max_rate: Option<NonZeroU64>,
+    /// Most connections of each of them at a time.
+    pub(crate) max_connections: Option<NonZeroU64>,
 }
 
 impl Exit {
@@ -281,6 +311,8 @@ impl Exit {
             listen: listen.into_iter().collect(),
             pool: (Ipv4Addr::new(10, 109, 119, 1), 24),
             pool_v6: Some((Ipv6Addr::new(0xfd6d, 0x7762, 0, 0, 0, 0, 0, 1), 64)),
+            dns: Dns::Auto,
+            egress: Egress::default(),
         }
     }
 }

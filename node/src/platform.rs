@@ -2,7 +2,10 @@
 
 pub(crate) mod linux;
 
-pub(crate) use linux::{Candidate, LinuxPlatform, MARK, NoUplink, OnHost, Survey, Surveyed, Wanted, survey};
+pub(crate) use linux::{
+    Candidate, HostSettings, LinuxPlatform, MARK, NoUplink, OnHost, Survey, Surveyed, Wanted, is_elsewhere,
+    survey,
+};
 
 use std::net::IpAddr;
 

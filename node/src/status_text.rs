@@ -23,6 +23,10 @@ fn write(out: &mut String, state: &Value) -> std::fmt::Result {
     let uptime = state["uptime_seconds"].as_u64().unwrap_or_default();
     writeln!(out, "{}  {}", text_of(state, "name"), text_of(state, "node_id"))?;
     writeln!(out, "version {}, running for {}", text_of(state, "version"), span(uptime))?;
+    let problem = text_of(&state["exit"], "problem");
+    if !problem.is_empty() {
+        writeln!(out, "warning: {problem}")?;
+    }
     for session in list(state, "sessions") {
         write_session(out, session)?;
     }

@@ -84,7 +84,7 @@ impl Bond {
     /// Writes both nodes' configurations: `exit` and `edge` beside what each must know of the other.
     pub(crate) fn configure_apart(&self, exit: &str, edge: &str) {
         self.exit.configure(&format!(
-            "{exit}[exit]\nlisten = [\"0.0.0.0:{EXIT_PORT}\"]\n[[peers]]\nname = \"edge\"\nnode_id = \"{}\"\n",
+            "{exit}[exit]\nlisten = [\"0.0.0.0:{EXIT_PORT}\"]\nallow = [\"fd00::/16\"]\n[[peers]]\nname = \"edge\"\nnode_id = \"{}\"\n",
             self.edge.id
         ));
         self.edge.configure(&format!(

@@ -87,6 +87,15 @@ impl Node {
         self.child = Some(self.host.spawn(command).expect("the program starts"));
     }
 
+    /// Starts it where the programs in `folder` are found before all others.
+    pub(crate) fn start_with_programs(&mut self, folder: &Path) {
+        let config = self.config.clone();
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+        self.start_with(|command| {
+            command.arg("--config").arg(config).env("PATH", path);
+        });
+    }
+
     fn start_with(&mut self, change: impl FnOnce(&mut Command)) {
         assert!(self.child.is_none(), "it runs already");
         let mut command = command(&["run"]);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mwb_proto::buf::BufPool;
@@ -21,6 +20,7 @@ use crate::address_pool::{AddressPool, AddressPoolV6};
 use crate::channel::BatchQueue;
 use crate::clock;
 use crate::fec_codec::FecCodecs;
+use crate::host::HostOffer;
 use crate::identity::NodeId;
 use crate::membership::{Access, Admitted};
 use crate::reorder::{Reorder, ReorderLent};
@@ -147,8 +147,8 @@ pub struct Exit {
     pub instance: u64,
     access: Arc<Access>,
     pools: Mutex<Pools>,
-    /// Whether IPv6 addresses are handed out: the host has come to the IPv6 internet.
-    ipv6: Arc<AtomicBool>,
+    /// What the host has for edges.
+    offer: Arc<HostOffer>,
     peers: Mutex<BTreeMap<NodeId, Arc<EdgePeer>>>,
     parts: SessionParts,
     /// Plan of the control supervisor.
@@ -158,15 +158,15 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// An exit without edges; `access` judges who may become one. While `ipv6` says no, none of them gets an
-    /// IPv6 address.
+    /// An exit without edges; `access` judges who may become one. While `offer` has no IPv6, none of them gets an
+    /// address of it.
     #[allow(clippy::too_many_arguments, reason = "called once, at the start of a node")]
     pub fn new(
         node_name: String,
         instance: u64,
         access: Arc<Access>,
         pools: Pools,
-        ipv6: Arc<AtomicBool>,
+        offer: Arc<HostOffer>,
         parts: SessionParts,
         control: Arc<Plan>,
         links: Arc<Plan>,
@@ -176,12 +176,17 @@ impl Exit {
             instance,
             access,
             pools: Mutex::new(pools),
-            ipv6,
+            offer,
             peers: Mutex::default(),
             parts,
             control,
             links,
         })
+    }
+
+    /// What its host has for edges.
+    pub fn offer(&self) -> &HostOffer {
+        &self.offer
     }
 
     /// Who may use this exit.
@@ -274,7 +279,7 @@ impl Exit {
         let mut current = peer.session.lock();
         let inner = Arc::new(self.assign(peer.node)?);
         if let Some(session) = current.as_ref().filter(|session| session.id() == id) {
-            // The host may have come to the IPv6 internet, or lost it.
+            // The host may have come to the IPv6 internet, or lost it, or have other resolvers.
             self.settle(session, inner);
             return Some(Arc::clone(session));
         }
@@ -308,13 +313,13 @@ impl Exit {
     fn assign(&self, node: NodeId) -> Option<InnerAddresses> {
         let mut pools = self.pools.lock();
         let v4 = (pools.v4.assign(node)?, pools.v4.prefix());
-        let v6 = pools.v6.as_mut().filter(|_| self.ipv6.load(Ordering::Relaxed));
+        let v6 = pools.v6.as_mut().filter(|_| self.offer.ipv6());
         Some(InnerAddresses {
             v4: Some(v4),
             v6: v6.and_then(|pool| Some((pool.assign(node)?, pool.prefix()))),
             gateway_v4: Some(pools.v4.gateway()),
             mtu: self.parts.mtu,
-            dns: Vec::new(),
+            dns: self.offer.resolvers(),
         })
     }
 

@@ -10,6 +10,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tun_rs::{SyncDevice, VIRTIO_NET_HDR_LEN};
 
+use super::refuse::Refusals;
 use super::split::{SplitError, split};
 use super::{Tun, TunRoutes};
 use crate::driver::{DriverError, Pulse};
@@ -36,6 +37,7 @@ pub(super) async fn run(
     let mut raw = vec![0_u8; VIRTIO_NET_HDR_LEN + usize::from(u16::MAX)];
     let mut packets = Vec::with_capacity(2 * PACKETS_PER_BATCH);
     let mut batches: Vec<(Arc<Session>, Vec<PacketBuf>)> = Vec::new();
+    let mut refusals = Refusals::default();
     loop {
         pulse.beat().await?;
         tokio::select! {
@@ -64,7 +66,7 @@ pub(super) async fn run(
                 }
                 drop(guard);
                 pulse.count_handled(packets.len() as u64);
-                hand_on(&tun, &mut packets, &mut batches);
+                hand_on(&tun, &mut packets, &mut batches, &mut refusals);
                 if !drained {
                     tokio::task::yield_now().await;
                 }
@@ -85,7 +87,12 @@ fn take(tun: &Tun, raw: &mut [u8], packets: &mut Vec<PacketBuf>) {
 }
 
 /// Sorts the packets by session and gives each router its batch.
-fn hand_on(tun: &Tun, packets: &mut Vec<PacketBuf>, batches: &mut Vec<(Arc<Session>, Vec<PacketBuf>)>) {
+fn hand_on(
+    tun: &Tun,
+    packets: &mut Vec<PacketBuf>,
+    batches: &mut Vec<(Arc<Session>, Vec<PacketBuf>)>,
+    refusals: &mut Refusals,
+) {
     let routes = tun.routes.load();
     let c = &tun.counters;
     c.read.fetch_add(packets.len() as u64, Ordering::Relaxed);
@@ -99,6 +106,10 @@ fn hand_on(tun: &Tun, packets: &mut Vec<PacketBuf>, batches: &mut Vec<(Arc<Sessi
         let known = recent.filter(|(of, _)| *of == addresses).map(|(_, index)| index);
         let Some(index) = known.or_else(|| batch_of(&routes, addresses, batches)) else {
             c.no_session.fetch_add(1, Ordering::Relaxed);
+            // On an edge; at an exit it is for an address that nobody has.
+            if routes.default.is_some() {
+                refuse(tun, &packet, refusals);
+            }
             continue;
         };
         recent = Some((addresses, index));
@@ -111,6 +122,15 @@ fn hand_on(tun: &Tun, packets: &mut Vec<PacketBuf>, batches: &mut Vec<(Arc<Sessi
         if session.from_tun.try_push(batch).is_err() {
             c.router_full.fetch_add(count, Ordering::Relaxed);
         }
+    }
+}
+
+/// Answers what is IPv6 and goes nowhere.
+fn refuse(tun: &Tun, packet: &[u8], refusals: &mut Refusals) {
+    let answer = refusals.answer(packet, &tun.pool, crate::clock::now());
+    // While the writer cannot follow, a program waits for its time-out.
+    if answer.is_some_and(|answer| tun.to_tun.try_push(vec![answer]).is_ok()) {
+        tun.counters.refused.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, REFUSED, RuntimeDir, Socket, StateDir, config_file};
 use crate::config::{self, NodeConfig};
 use crate::platform::linux::cleanup::{self, Cleaned};
-use crate::platform::{LinuxPlatform, MARK};
+use crate::platform::{HostSettings, LinuxPlatform, MARK};
 use crate::runtime_dir::Claim;
 use crate::{identity, logging, rights, service, status};
 
@@ -143,12 +143,20 @@ async fn node(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     report(&cleanup::clean(runtime_dir).await, "an earlier node left this");
-    let platform = Arc::new(LinuxPlatform::new(runtime_dir));
+    let exit = config.exit.as_ref();
+    let settings = HostSettings {
+        edge_dns: config.tun.dns.clone(),
+        exit_dns: exit.map(|exit| exit.dns.clone()).unwrap_or_default(),
+        egress: exit.map(|exit| exit.egress.clone()).unwrap_or_default(),
+    };
+    let platform = Arc::new(LinuxPlatform::new(runtime_dir, settings));
     let result = async {
         let interfaces: Vec<_> = config.uplinks.iter().map(|up| (up.interface.clone(), up.address)).collect();
         platform.prepare_uplinks(&interfaces).await.map_err(|error| Failure::new(error.to_string()))?;
         let watching = Arc::clone(&platform);
-        let watch = AbortOnDrop(tokio::spawn(async move { watching.watch_uplinks(&interfaces).await }));
+        let watch = AbortOnDrop(tokio::spawn(async move {
+            tokio::join!(watching.watch_uplinks(&interfaces), watching.watch_names());
+        }));
         let node_id = identity.node_id();
         let mut spec = spec(args, config, identity, membership);
         let found = found::begin(config, &platform).await?;

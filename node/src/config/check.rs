@@ -15,6 +15,7 @@ use super::file::{LanDiscovery, UplinkDiscovery};
 use super::walk::{DEFAULT, Entry, Places};
 use super::{Bond, Discovery, Exit, Fault, Lan, NodeConfig, Peer, Tun, Uplink, Warning, file};
 
+mod egress;
 mod repair;
 
 /// Longest name on the wire.
@@ -125,7 +126,11 @@ pub(super) fn check(
     faults.fill("node.name", name.clone());
     let workers = file.node.workers.map(|workers| usize::try_from(workers).unwrap_or(usize::MAX));
     let mtu = u16::try_from(file.tun.mtu).unwrap_or(u16::MAX);
-    let tun = Tun { name: faults.interface("tun.name", file.tun.name), mtu };
+    let tun = Tun {
+        name: faults.interface("tun.name", file.tun.name),
+        mtu,
+        dns: egress::dns("tun.dns", &file.tun.dns, false, &mut faults),
+    };
     let disabled = file.uplinks.iter().filter(|uplink| !uplink.enabled);
     let mut ignore: Vec<_> = disabled.filter_map(|uplink| uplink.interface.clone()).collect();
     let uplinks = uplinks(file.uplinks, &tun, &mut faults);
@@ -296,7 +301,13 @@ fn exit(written: &file::Exit, faults: &mut Faults<'_>) -> Exit {
     if written.listen.is_empty() {
         faults.add("exit.listen", "an exit has to listen", "write listen = [\"0.0.0.0:9000\"]");
     }
-    Exit { listen, pool: pool(&written.pool, faults), pool_v6: pool_v6(&written.pool_v6, faults) }
+    Exit {
+        listen,
+        pool: pool(&written.pool, faults),
+        pool_v6: pool_v6(&written.pool_v6, faults),
+        dns: egress::dns("exit.dns", &written.dns, true, faults),
+        egress: egress::egress(written, faults),
+    }
 }
 
 fn pool(written: &str, faults: &mut Faults<'_>) -> (Ipv4Addr, u8) {

@@ -106,6 +106,10 @@ fn allowed(key: &Key) -> String {
     let unit = if key.unit.is_empty() { String::new() } else { format!(", {}", key.unit) };
     let kind = match &key.kind {
         Kind::Choice(names) => names().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" "),
+        Kind::ChoiceOr(names, list) => {
+            let names: Vec<_> = names().iter().map(|name| format!("`{name}`")).collect();
+            format!("{} or {}", names.join(" "), cell(&list.describe()))
+        }
         // Its most is what fits a counter: no bound for people.
         Kind::Whole(least, most) if *most >= u64::MAX / 8 => format!("a whole number from {least}"),
         kind => cell(&kind.describe()),

@@ -35,6 +35,17 @@ pub(super) struct Node {
 pub(super) struct Tun {
     pub(super) name: String,
     pub(super) mtu: u64,
+    pub(super) dns: Words,
+}
+
+/// A word, or a list of texts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Words {
+    /// One of those that the table has for the key.
+    Word(String),
+    /// Judged later.
+    List(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -110,6 +121,10 @@ pub(super) struct Exit {
     pub(super) listen: Vec<String>,
     pub(super) pool: String,
     pub(super) pool_v6: String,
+    pub(super) dns: Words,
+    pub(super) allow: Vec<String>,
+    pub(super) max_rate: Option<u64>,
+    pub(super) max_connections: Option<u64>,
 }
 
 #[derive(Deserialize)]

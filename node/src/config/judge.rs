@@ -36,7 +36,12 @@ impl Wrong {
 /// # Errors
 /// Everything that is wrong with it.
 pub(super) fn judge(key: &Key, value: &Value) -> Result<Json, Vec<Wrong>> {
-    if let Kind::List(each) = &key.kind {
+    let each = match (&key.kind, &value.kind) {
+        (Kind::List(each), _) => Some(each),
+        (Kind::ChoiceOr(_, Kind::List(each)), ValueKind::Array(_)) => Some(each),
+        _ => None,
+    };
+    if let Some(each) = each {
         let ValueKind::Array(values) = &value.kind else {
             let fix = format!("write a list: {} = [ … ], {}", key.name(), key.kind.describe());
             let problem = format!("found {}, expected a list", describe(value));
@@ -106,7 +111,7 @@ fn one(key: &Key, kind: &Kind, value: &Value) -> Result<Json, (String, String)> 
                 Err(problem) => Err((problem, fix())),
             }
         }
-        Kind::Choice(names) => {
+        Kind::Choice(names) | Kind::ChoiceOr(names, _) => {
             let ValueKind::String(text) = &value.kind else { return Err(strange()) };
             if names().contains(&text.as_str()) {
                 return Ok(json!(text));
@@ -185,11 +190,14 @@ pub(super) fn from_text(key: &Key, text: &str, origin: &String) -> Value {
         }
         _ => text.into(),
     };
+    let list = |each: &Kind| {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        ValueKind::Array(parts.map(|part| Value::new(Some(origin), one(each, part))).collect())
+    };
     let kind = match &key.kind {
-        Kind::List(each) => {
-            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-            ValueKind::Array(parts.map(|part| Value::new(Some(origin), one(each, part))).collect())
-        }
+        Kind::List(each) => list(each),
+        Kind::ChoiceOr(names, _) if names().contains(&text.trim()) => text.trim().into(),
+        Kind::ChoiceOr(_, Kind::List(each)) => list(each),
         kind => one(kind, text.trim()),
     };
     Value::new(Some(origin), kind)

@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     Text(&'static str),
     /// Any number of such values.
     List(&'static Kind),
+    /// One of these words, or a list.
+    ChoiceOr(fn() -> Vec<&'static str>, &'static Kind),
     /// Whatever stands there is not looked at.
     Anything,
 }
@@ -65,6 +67,7 @@ impl Kind {
             Self::Choice(names) => format!("one of {}", names().join(", ")),
             Self::Text(what) => (*what).to_owned(),
             Self::List(each) => format!("a list, each {}", each.describe()),
+            Self::ChoiceOr(names, list) => format!("{} or {}", names().join(", "), list.describe()),
             Self::Anything => "anything".to_owned(),
         }
     }

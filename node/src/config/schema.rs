@@ -85,6 +85,9 @@ fn kind(kind: &Kind) -> Json {
         Kind::Choice(names) => json!({ "type": "string", "enum": names() }),
         Kind::Text(_) => json!({ "type": "string" }),
         Kind::List(each) => json!({ "type": "array", "items": self::kind(each) }),
+        Kind::ChoiceOr(names, list) => {
+            json!({ "anyOf": [{ "type": "string", "enum": names() }, self::kind(list)] })
+        }
         Kind::Anything => json!({}),
     }
 }

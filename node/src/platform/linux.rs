@@ -2,11 +2,13 @@
 //! [`cleanup::clean`] whether the node stopped, was killed, or never ran.
 
 pub(crate) mod cleanup;
+mod dns;
 mod gateway;
 mod journal;
 mod netlink;
 mod nftables;
 mod routes;
+mod self_test;
 pub(crate) mod sysctl;
 #[cfg(test)]
 mod tests;
@@ -17,10 +19,13 @@ use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::dns::HostNames;
+use crate::config::{Dns, Egress};
+pub(crate) use dns::is_elsewhere;
 use futures_util::future::BoxFuture;
 pub(crate) use journal::Journal;
 use mwb_actors::session::InnerAddresses;
-use mwb_actors::spec::{Gateways, Platform};
+use mwb_actors::spec::{Forwarding, Gateways, Platform};
 use mwb_proto::control::Gateway;
 use netlink::{Changes, Netlink};
 use rtnetlink::MulticastGroup;
@@ -82,6 +87,17 @@ impl PlatformError {
     }
 }
 
+/// What the configuration says of the host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostSettings {
+    /// On an edge, what its host asks for names while a session is up.
+    pub(crate) edge_dns: Dns,
+    /// On an exit, what edges are told to ask.
+    pub(crate) exit_dns: Dns,
+    /// On an exit, what edges may reach, and how much of it.
+    pub(crate) egress: Egress,
+}
+
 /// The addresses that the exit gave us, as the host needs them.
 pub(crate) struct EdgeAddresses {
     /// Ours inside the tunnel, with the prefix lengths of their networks.
@@ -95,12 +111,26 @@ pub(crate) struct LinuxPlatform {
     runtime_dir: PathBuf,
     /// Held by who reads the notes and writes them again: uplinks of which was said that they cannot be prepared.
     noting: tokio::sync::Mutex<BTreeSet<String>>,
+    names: HostNames,
+    offered: Dns,
+    egress: Egress,
 }
 
 impl LinuxPlatform {
     /// Keeps its notes for undoing in `runtime_dir`.
-    pub(crate) fn new(runtime_dir: &Path) -> Self {
-        Self { runtime_dir: runtime_dir.to_owned(), noting: tokio::sync::Mutex::default() }
+    pub(crate) fn new(runtime_dir: &Path, settings: HostSettings) -> Self {
+        Self {
+            runtime_dir: runtime_dir.to_owned(),
+            noting: tokio::sync::Mutex::default(),
+            names: HostNames::new(settings.edge_dns, runtime_dir),
+            offered: settings.exit_dns,
+            egress: settings.egress,
+        }
+    }
+
+    /// Tells when another program takes name resolution from the bond. Does not end.
+    pub(crate) async fn watch_names(&self) {
+        self.names.watch().await;
     }
 
     /// Before any packet: lets replies arrive on `uplinks` although the host's default route is
@@ -225,7 +255,7 @@ impl LinuxPlatform {
         let _alone = self.noting.lock().await;
         let mut journal = Journal::open(&self.runtime_dir)?;
         journal.note_nftables()?;
-        nftables::masquerade(tun, *gateways).await?;
+        nftables::masquerade(tun, *gateways, &self.egress, &dns::offered(&self.offered)).await?;
         sysctl::forward_ipv4(&mut journal)?;
         if gateways.v6.is_some() { sysctl::forward_ipv6(&mut journal) } else { Ok(()) }
     }
@@ -235,13 +265,22 @@ impl Platform for LinuxPlatform {
     fn session_up(&self, tun: &str, inner: &InnerAddresses) -> BoxFuture<'_, Result<(), String>> {
         let v4 = inner.v4.map(|(address, prefix)| (IpAddr::from(address), prefix));
         let v6 = inner.v6.map(|(address, prefix)| (IpAddr::from(address), prefix));
+        let families = (v4.is_some(), v6.is_some());
         let addresses = EdgeAddresses { inner: v4.into_iter().chain(v6).collect(), mtu: Some(inner.mtu) };
-        let tun = tun.to_owned();
-        Box::pin(async move { self.edge_up(&tun, &addresses).await.map_err(|error| error.to_string()) })
+        let (tun, offered) = (tun.to_owned(), inner.dns.clone());
+        Box::pin(async move {
+            self.edge_up(&tun, &addresses).await.map_err(|error| error.to_string())?;
+            self.names.set(&tun, &offered, families).await;
+            Ok(())
+        })
     }
 
     fn session_down(&self, _tun: &str) -> BoxFuture<'_, ()> {
-        Box::pin(self.edge_down())
+        Box::pin(async {
+            // While names can still be asked there.
+            self.names.revert().await;
+            self.edge_down().await;
+        })
     }
 
     fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>> {
@@ -260,6 +299,19 @@ impl Platform for LinuxPlatform {
             IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
             IpAddr::V4(_) => false,
         })
+    }
+
+    fn test_forwarding<'a>(
+        &'a self,
+        tun: &'a str,
+        gateways: Gateways,
+        inject: &'a (dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> BoxFuture<'a, Forwarding> {
+        Box::pin(self_test::forwarding(tun, gateways, inject))
+    }
+
+    fn resolvers(&self) -> Vec<IpAddr> {
+        dns::offered(&self.offered)
     }
 
     fn gateway(&self, interface: &str) -> BoxFuture<'_, Option<Gateway>> {

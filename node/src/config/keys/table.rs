@@ -26,6 +26,8 @@ pub(super) const REORDER_BYTES_MIN: u64 = 1 << 20;
 pub(super) const BYTES_MAX: u64 = 1 << 30;
 /// Least ingress queue: some 40 packets.
 pub(super) const QUEUE_BYTES_MIN: u64 = 64 << 10;
+/// Most that the kernel's counters of a rate can hold.
+const RATE_MAX: u64 = 10_000_000_000;
 /// Bounds of the longest wait for a missing packet.
 pub(super) const REORDER_TIMEOUT: Kind = Kind::Span(ms(1), ms(10_000));
 /// Bounds of the interval of idle heartbeats.
@@ -41,6 +43,7 @@ fn span(duration: Duration) -> serde_json::Value {
 
 const NAME: Kind = Kind::Text("text of 1 to 64 bytes");
 const INTERFACE: Kind = Kind::Text("an interface's name, 1 to 15 characters, as `ip link` shows it");
+const DNS: Kind = Kind::ChoiceOr(|| vec!["auto", "off"], &Kind::List(&Kind::Text("an IP address")));
 const SOCKET: Kind = Kind::Text("an address and a port");
 
 /// The sections, in the order of the documentation.
@@ -95,6 +98,14 @@ pub(super) const KEYS: &[Key] = &[
     key("tun.mtu", Kind::Whole(MTU_MIN, MTU_MAX), Given::Value(|| json!(1408)), "Largest packet that it carries.")
         .unit("bytes")
         .advice("1408 fits uplinks of 1492 bytes (PPPoE) over IPv6; what does not fit a path is fragmented."),
+    key(
+        "tun.dns",
+        DNS,
+        Given::Value(|| json!("auto")),
+        "What an edge's host asks for names while the bond is up. auto: the resolvers that the exit names; off: as \
+         before; or a list: these.",
+    )
+    .advice("Told to systemd-resolved where it runs, else written to /etc/resolv.conf, which comes back on stop."),
     key(
         "discovery.uplinks",
         Kind::Choice(|| vec!["auto", "also", "off"]),
@@ -244,6 +255,40 @@ pub(super) const KEYS: &[Key] = &[
         Given::Value(|| json!("fd6d:7762::/64")),
         "The same for IPv6, given out while this host has IPv6 internet itself; `\"\"` carries none.",
     ),
+    key(
+        "exit.dns",
+        DNS,
+        Given::Value(|| json!("auto")),
+        "The resolvers that edges are told to ask. auto: those that this host asks itself, loopback addresses aside; off: \
+         none; or a list of at most 8: these.",
+    )
+    .advice("Write some where this host asks only itself (127.0.0.1)."),
+    key(
+        "exit.allow",
+        Kind::List(&Kind::Text("a network")),
+        Given::Value(|| json!([])),
+        "Private networks that edges may reach through this exit, `exit.pool` for each other. The internet is always open \
+         to them, loopback, link-local and cloud metadata addresses never.",
+    )
+    .advice("192.168.1.0/24 where the exit stands in a LAN of yours that edges are to use."),
+    key(
+        "exit.max_rate",
+        Kind::Whole(10_000, RATE_MAX),
+        Given::Nothing("no cap"),
+        "Most that each node gets in each direction, after a first second's worth at once; what is more is dropped. IPv4 and IPv6 \
+         count apart.",
+    )
+    .unit("bytes per second and node")
+    .advice("12500000 is 100 Mbit/s."),
+    key(
+        "exit.max_connections",
+        Kind::Whole(1, u32::MAX as u64),
+        Given::Nothing("no bound"),
+        "Most connections of each node at a time, as the kernel tracks them; new ones beyond are refused. IPv4 and IPv6 \
+         count apart.",
+    )
+    .unit("connections per node")
+    .advice("A question for a name is one too, for half a minute."),
     key(
         "routing.mode",
         Kind::Choice(|| RoutingMode::ALL.map(RoutingMode::name).to_vec()),

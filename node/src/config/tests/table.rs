@@ -102,6 +102,9 @@ fn schema_of(key: &Key) -> Json {
 
 /// Judges `value` by as much of JSON schema as ours uses, patterns aside.
 fn in_schema(schema: &Json, value: &Json) -> bool {
+    if let Some(any) = schema["anyOf"].as_array() {
+        return any.iter().any(|schema| in_schema(schema, value));
+    }
     let kind = match schema["type"].as_str() {
         None => true,
         Some("object") => value.as_object().is_some_and(|object| {
@@ -154,6 +157,10 @@ fn candidates(kind: &Kind) -> Vec<Json> {
             values.extend([json!(least), json!(most), json!(least / 2.0), json!(most * 2.0)])
         }
         Kind::Choice(names) => values.extend(names().into_iter().map(Json::from)),
+        Kind::ChoiceOr(names, list) => {
+            values.extend(names().into_iter().map(Json::from));
+            values.extend(candidates(list));
+        }
         Kind::List(each) => values.extend(candidates(each).into_iter().map(|value| json!([value]))),
         Kind::Bool | Kind::Span(..) | Kind::Text(_) | Kind::Anything => {}
     }

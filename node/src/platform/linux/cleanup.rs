@@ -1,12 +1,12 @@
 //! Undoes everything that a node of ours may have left on this host.
 //!
-//! Used when a node stops, before one starts, and by `mwb-node down`. It needs no notes for routes, rules and
-//! the nftables table: those carry our signature. Settings are put back from the journal.
+//! Used when a node stops, before one starts, and by `mwb-node down`. It needs no notes for routes, rules,
+//! the nftables table and `/etc/resolv.conf`: those carry our signature. Settings are put back from the journal.
 
 use std::path::Path;
 
 use super::netlink::Netlink;
-use super::{Journal, nftables, routes, sysctl};
+use super::{Journal, dns, nftables, routes, sysctl};
 
 /// Removes and puts back; what was done, in words, and what could not be.
 pub(crate) struct Cleaned {
@@ -25,6 +25,10 @@ pub(crate) async fn clean(runtime_dir: &Path) -> Cleaned {
     };
     match removed {
         Ok(removed) => cleaned.done.extend(removed.into_iter().map(|what| format!("removed an {what}"))),
+        Err(error) => cleaned.failed.push(error.to_string()),
+    }
+    match dns::restore(runtime_dir) {
+        Ok(restored) => cleaned.done.extend(restored),
         Err(error) => cleaned.failed.push(error.to_string()),
     }
     match Journal::open(runtime_dir) {

@@ -55,7 +55,7 @@ async fn an_edges_routes_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let (rules4, rules6) = (ip("-4 rule"), ip("-6 rule"));
     link("mwb0").await;
-    let platform = LinuxPlatform::new(dir.path());
+    let platform = LinuxPlatform::new(dir.path(), HostSettings::default());
     let addresses = EdgeAddresses { inner: vec![("10.9.8.2".parse().unwrap(), 24)], mtu: Some(1300) };
     for _ in 0..2 {
         platform.edge_up("mwb0", &addresses).await.unwrap();
@@ -116,7 +116,7 @@ async fn what_a_killed_edge_left_is_cleaned() {
     std::fs::write("/proc/sys/net/ipv4/conf/wan0/rp_filter", "0").unwrap();
     let filter = || std::fs::read_to_string("/proc/sys/net/ipv4/conf/wan0/rp_filter").unwrap();
 
-    let platform = LinuxPlatform::new(dir.path());
+    let platform = LinuxPlatform::new(dir.path(), HostSettings::default());
     platform.prepare_uplinks(&[(Some("wan0".to_owned()), None), (None, None)]).await.unwrap();
     assert_eq!(filter().trim(), "2");
     let inner = vec![("10.9.8.2".parse().unwrap(), 24), ("fd00::2".parse().unwrap(), 64)];
@@ -144,7 +144,7 @@ async fn an_uplink_that_comes_later_is_prepared() {
     }
     let dir = tempfile::tempdir().unwrap();
     std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
-    let platform = LinuxPlatform::new(dir.path());
+    let platform = LinuxPlatform::new(dir.path(), HostSettings::default());
     let uplinks = [(Some("wan7".to_owned()), None)];
     let look = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -167,7 +167,7 @@ async fn an_exit_masquerades_until_it_is_cleaned() {
     }
     let dir = tempfile::tempdir().unwrap();
     link("mwb0").await;
-    let platform = LinuxPlatform::new(dir.path());
+    let platform = LinuxPlatform::new(dir.path(), HostSettings::default());
     link("eth0").await;
     std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "1").unwrap();
     let settings = || {
@@ -191,11 +191,11 @@ async fn an_exit_masquerades_until_it_is_cleaned() {
     };
     let rules = list();
     for rule in [
-        "iifname \"mwb0\" ip daddr { 127.0.0.0/8, 169.254.0.0/16 } drop",
-        "iifname \"mwb0\" accept",
+        "\tip daddr { 127.0.0.0/8, 169.254.0.0/16 } drop",
+        "iifname \"mwb0\" jump from_edge",
         "oifname \"mwb0\" ct state established,related accept",
         "oifname \"mwb0\" drop",
-        "iifname \"mwb0\" ip6 daddr { ::1, fd00:ec2::/32, fe80::/10 } drop",
+        "\tip6 daddr { ::1, fd00:ec2::/32, fe80::/10 } drop",
         "ip saddr 10.9.8.0/24 oifname != \"mwb0\" masquerade",
         "ip6 saddr fd00:9::/64 oifname != \"mwb0\" masquerade",
     ] {
@@ -215,7 +215,7 @@ async fn an_exit_masquerades_until_it_is_cleaned() {
 
 #[tokio::test]
 async fn a_missing_interface_is_named() {
-    let platform = LinuxPlatform::new(Path::new("/nonexistent"));
+    let platform = LinuxPlatform::new(Path::new("/nonexistent"), HostSettings::default());
     let addresses = EdgeAddresses { inner: Vec::new(), mtu: None };
     let error = platform.edge_up("mwbnone9", &addresses).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no interface mwbnone9");
@@ -227,7 +227,7 @@ async fn the_router_behind_an_interface_is_found() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let platform = LinuxPlatform::new(dir.path());
+    let platform = LinuxPlatform::new(dir.path(), HostSettings::default());
     // A cable whose far end is on another host: a namespace that lives as long as the process in it.
     let mut far = Command::new("unshare").args(["-n", "sleep", "60"]).spawn().unwrap();
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();

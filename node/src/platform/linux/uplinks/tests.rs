@@ -286,7 +286,7 @@ async fn a_kernels_interfaces_are_read() {
     run("route add default via 10.9.1.2 dev pulledp metric 801");
     run("route add unreachable default metric 900; route add 0.0.0.0/1 via 10.0.4.1 dev lan");
     let dir = tempfile::tempdir().unwrap();
-    let platform = LinuxPlatform::new(dir.path());
+    let platform = LinuxPlatform::new(dir.path(), super::super::HostSettings::default());
     let wanted = Wanted { uplinks: true, lans: true, ..Wanted::default() };
     let uplinks = async || {
         let found = platform.find(&wanted).await.unwrap();
