@@ -140,6 +140,17 @@ pub enum PacketError {
     BadLength,
 }
 
+/// Whether a packet is one of TCP, by its first protocol field; `false` for what is no IP packet, and for IPv6 with
+/// extension headers.
+pub fn is_tcp(packet: &[u8]) -> bool {
+    let protocol = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(9),
+        Some(6) => packet.get(6),
+        _ => None,
+    };
+    protocol == Some(&PROTO_TCP)
+}
+
 /// Reads the headers of one packet.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use crate::bond::config::ReceiverConfig;
 use crate::bond::sender::{LANE_UNORDERED, LANES};
 use crate::bond::snapshot::ReceiverSnapshot;
 use crate::buf::PacketBuf;
-use crate::packet::PROTO_TCP;
+use crate::packet::is_tcp;
 use crate::time::Time;
 use crate::wire::v2::DataHeader;
 use crate::wire::{PROTECTED_LANES, PathId, Skip, protected_index};
@@ -193,6 +193,7 @@ impl Reorder {
         let cost = packet.capacity();
         let lane = self.lanes[usize::from(id)].get_or_insert_with(|| Box::new(Lane::new(header.lane_seq)));
         let before = lane.slots();
+        // What else sends bulk may be a call, which pauses would spoil.
         let short = self.idle_path && header.unqueued >= UNQUEUED_MIN;
         if is_tcp(&packet) && lane.pauses.on_packet(packet.len(), short, now) {
             self.stats.pauses += 1;
@@ -364,16 +365,6 @@ impl Reorder {
         self.slots = 0;
         self.unordered.iter_mut().for_each(Seen::clear);
     }
-}
-
-/// Whether a packet is one of TCP: what else sends bulk may be a call, which pauses would spoil.
-fn is_tcp(packet: &[u8]) -> bool {
-    let protocol = match packet.first().map(|byte| byte >> 4) {
-        Some(4) => packet.get(9),
-        Some(6) => packet.get(6),
-        _ => None,
-    };
-    protocol == Some(&PROTO_TCP)
 }
 
 fn allowance(config: &ReceiverConfig, spread: Duration, rtt: Duration) -> Duration {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::buf::BufPool;
+use crate::packet::PROTO_TCP;
 use crate::time::Stamp;
 use crate::wire::SkipRun;
 

@@ -29,7 +29,7 @@ pub(super) struct Express {
 impl Express {
     /// Takes a packet, unless there is no room for it; then it comes back.
     pub(super) fn push(&mut self, queued: Queued) -> Option<Queued> {
-        let list = if queued.verdict.ordered { &mut self.tcp } else { &mut self.others };
+        let list = if packet::is_tcp(&queued.packet) { &mut self.tcp } else { &mut self.others };
         if list.len() >= WAITING_MAX {
             if !list.front().is_some_and(|oldest| is_pure_ack(&oldest.packet)) {
                 return Some(queued);
