@@ -351,3 +351,28 @@ fn sweep() {
     }
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
 }
+
+/// Goal: on a thin uplink, reports leave room for acknowledgements, and acknowledgements for everything else.
+/// Method: downloads over lines of 20 and 50 Mbit/s down and 1 up, with an echo beside.
+#[test]
+fn a_thin_uplink_has_room_for_an_echo_beside_acknowledgements_and_reports() {
+    let line = |rtt_ms: u64, down: f64| {
+        let way = |mbit| DirectionSpec::mbit(mbit).delay_ms(rtt_ms / 2);
+        LinkSpec::new("thin", way(1.0), way(down))
+    };
+    for (links, least) in [
+        (vec![line(20, 20.0)], 15.0),
+        (vec![line(20, 20.0), line(40, 20.0)], 30.0),
+        (vec![line(20, 50.0)], 25.0),
+    ] {
+        let report = run(Scenario::new(links.clone()), 1, 12);
+        let up = &report.edge.sender;
+        let control: u64 = up.paths.iter().map(|p| p.report_bytes + p.heartbeat_bytes).sum();
+        let share = control as f64 * 8.0 / 12.0 / (1e6 * links.len() as f64);
+        assert!(share < 0.09, "control takes {share:.3} of the uplinks");
+        let echo = report.echo.as_ref().expect("there is one");
+        assert!(echo.p95 < Duration::from_millis(90), "echo p95 {:?}", echo.p95);
+        let mbit = report.way_mbit(Way::Down, Duration::from_secs(3));
+        assert!(mbit > least, "{mbit} Mbit/s");
+    }
+}
