@@ -8,9 +8,9 @@ use std::time::Duration;
 use mwb_proto::bond::{FecMode, PathSetup, Sender, SenderConfig, TxBatch};
 use mwb_proto::buf::BufPool;
 use mwb_proto::fec::{Encoded, FecCodec, FecDone, FecJob};
-use mwb_proto::time::Time;
+use mwb_proto::time::{Stamp, Time};
 use mwb_proto::wire::v2::{CLEAR_LEN, Clear, FrameType, TAG_LEN};
-use mwb_proto::wire::{Parity, PathId};
+use mwb_proto::wire::{Parity, PathId, PathReport, Report};
 
 fn setup(path: u8, datagram_max: usize) -> PathSetup {
     PathSetup {
@@ -191,4 +191,45 @@ fn a_packet_too_long_for_parity_is_not_protected() {
     bed.leave();
     let snapshot = bed.sender.snapshot(bed.now);
     assert_eq!((snapshot.packets_sent, snapshot.protected), (2, 1));
+}
+
+#[test]
+fn a_path_that_dies_before_it_has_proved_itself_is_left() {
+    let mut bed = Bed::new(SenderConfig::default(), &[1448, 1448]);
+    let (mut sent, mut heard) = ([0_u32; 2], [0_u32; 2]);
+    let mut last_on_dead = Time::from_millis(0);
+    for step in 0..300 {
+        if step % 5 == 0 {
+            bed.send(100);
+        }
+        for frame in bed.leave() {
+            sent[usize::from(frame.0)] += 1;
+            if frame.0 == 0 && frame.1 == FrameType::Data {
+                last_on_dead = bed.now;
+            }
+        }
+        bed.pass(10);
+        // The near path has its first datagram reported and dies; the far one lives.
+        let highest = [sent[0].min(1), sent[1]];
+        let report = |path: usize| PathReport {
+            path: PathId(path as u8),
+            highest: highest[path],
+            highest_age: 0,
+            received_bytes: 100 * highest[path],
+            ce: 0,
+            owd_min: Stamp::new([60, 1200][path]),
+            owd_mean_excess: 0,
+            owd_highest_excess: 0,
+            floor: 1,
+            missing: vec![],
+        };
+        let paths: Vec<_> =
+            [0, 1].into_iter().filter(|&path| highest[path] > heard[path]).map(report).collect();
+        heard = highest;
+        let time = bed.now.stamp();
+        bed.sender.handle_report(&Report { sent: time, number: step, time, paths }, bed.now);
+    }
+    assert!(sent[0] > 1, "it was used: {sent:?}");
+    let since = bed.now - last_on_dead;
+    assert!(since > Duration::from_secs(1), "data still went to it {since:?} ago, {sent:?}");
 }

@@ -29,6 +29,9 @@ const COPY_AFTER: f64 = 0.025;
 const COPY_MAX: usize = 40;
 /// A suspected path that stays silent this long is down.
 const DOWN_AFTER: Duration = Duration::from_secs(1);
+/// How much longer than others a path may be silent of whose delay one packet alone has told: what it varies by is not
+/// known, and its bound here (200 ms) is longer than a stall.
+const STARTING_PATIENCE: f64 = 4.0;
 /// Without any report for this long beyond twice the feedback time, no path can be trusted.
 const MUTE_AFTER: Duration = Duration::from_millis(300);
 /// A far path that was parked is used once it brings so many times what the near ones bring together: a flow over both
@@ -252,14 +255,19 @@ impl Sender {
         let copies = !mode.keeps_to_path() && mode != RoutingMode::Broadcast;
         for i in 0..self.paths.len() {
             let p = &mut self.paths[i];
-            if p.state != PathState::Up {
-                continue;
-            }
+            // One that has been heard of once is used for data, though it has not proved itself.
+            let patience = match p.state {
+                PathState::Up => p.patience,
+                PathState::Starting if p.delay.is_measured() => STARTING_PATIENCE,
+                PathState::Starting | PathState::Suspect | PathState::Down => continue,
+            };
             p.update_lateness(report.time);
             let deviation = p.delay.deviation();
-            let suspect_after = self.config.silence.as_secs_f64() * p.patience + 4.0 * deviation;
+            let suspect_after = self.config.silence.as_secs_f64() * patience + 4.0 * deviation;
             if p.lateness > suspect_after {
                 self.suspect(i, now);
+            } else if p.state != PathState::Up {
+                continue;
             } else if p.lateness > COPY_AFTER + 2.0 * deviation && live > 1 && copies && self.queue.is_empty()
             {
                 self.copy_late(i, now);
