@@ -106,6 +106,13 @@ fn connect(bond: &Bond, to: &str) -> std::io::Result<()> {
     bond.edge.host().run(move || TcpStream::connect_timeout(&to, Duration::from_secs(10)).map(drop))
 }
 
+/// The exit has said no, and let nobody wait. Rarely the standard library finds the connection ended and its error taken.
+#[track_caller]
+fn assert_at_once(refused: &std::io::Error) {
+    let kind = refused.kind();
+    assert!(kind == ErrorKind::HostUnreachable || refused.to_string().contains("POLLHUP"), "{refused}");
+}
+
 /// Adds `keys` to the exit's section.
 fn configure_exit(bond: &Bond, keys: &str) {
     let text = std::fs::read_to_string(bond.exit.config_file()).unwrap();
@@ -131,7 +138,7 @@ fn an_exits_own_networks_are_closed_unless_they_are_allowed() {
         // At the exit itself, behind it, and by the exit to itself as an edge.
         for to in [INSIDE, "10.77.0.9:80", "192.168.77.1:80", "100.64.0.1:80"] {
             let refused = connect(&bond, to).expect_err(to);
-            assert_eq!(refused.kind(), ErrorKind::HostUnreachable, "{to}: {refused}");
+            assert_at_once(&refused);
         }
         bond.exit.stop();
         configure_exit(&bond, "allow = [\"10.77.0.0/24\"]");
@@ -139,7 +146,7 @@ fn an_exits_own_networks_are_closed_unless_they_are_allowed() {
         wait_until("the session returns", Duration::from_secs(60), || bond.is_through());
         connect(&bond, INSIDE).unwrap();
         let refused = connect(&bond, "192.168.77.1:80").expect_err("not allowed");
-        assert_eq!(refused.kind(), ErrorKind::HostUnreachable, "{refused}");
+        assert_at_once(&refused);
     });
 }
 
@@ -181,7 +188,7 @@ fn no_node_gets_more_than_its_share() {
         let good = opened.iter().filter(|stream| stream.is_ok()).count();
         assert!((1..=CONNECTIONS).contains(&good), "{good} connections");
         for error in opened.iter().filter_map(|stream| stream.as_ref().err()) {
-            assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
+            assert_at_once(error);
         }
         drop(opened);
         // Those that ended make room.
