@@ -33,7 +33,8 @@ impl Names {
         let machine = std::fs::read(RESOLV_CONF).ok();
         let mut bond = Bond::prepare();
         let resolver = Resolver::start(&bond.server_host(), bond.server().ip());
-        let text = format!("nameserver 127.0.0.53\nnameserver {}\n", bond.server().ip());
+        // The first is the exit's own; the second, behind the exit, is the router of an uplink at the edge.
+        let text = format!("nameserver 127.0.0.53\nnameserver 10.1.0.1\nnameserver {}\n", bond.server().ip());
         bond.exit.host().run(move || std::fs::write(RESOLV_CONF, text)).unwrap();
         write(bond.edge.host(), OWN);
         bond.exit.start();

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::status_text::{list, megabits, number, span, text_of};
+use crate::status_text::{list, number, span, text_of};
 
 /// Longest name that keeps its column.
 const NAME: usize = 12;
@@ -267,7 +267,7 @@ fn prefixed(prefix: &str, text: &str) -> String {
 }
 
 fn megabytes(value: &Value, key: &str) -> f64 {
-    megabits(value, key)
+    number(value, key) / 1e6
 }
 
 #[cfg(test)]

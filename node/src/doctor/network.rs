@@ -55,7 +55,7 @@ pub(super) async fn uplinks(patient: &Patient<'_>, report: &mut Report) {
         ),
         1 => report.note(
             "uplinks",
-            "only one: there is nothing to bond yet",
+            "only one of its own: alone it has nothing to bond; hosts on its LAN may lend theirs",
             "give a second interface a default route",
         ),
         count => report.ok("uplinks", format!("{count} of this host")),

@@ -15,7 +15,7 @@ mod tests;
 mod uplinks;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -261,15 +261,31 @@ impl LinuxPlatform {
     }
 }
 
+/// The address from which a program of this host would send to `destination`; `None` when there is no route.
+fn source_towards(destination: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match destination {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Connecting a datagram socket looks up the route and the source address, no more.
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((destination, 53)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
 impl Platform for LinuxPlatform {
     fn session_up(&self, tun: &str, inner: &InnerAddresses) -> BoxFuture<'_, Result<(), String>> {
         let v4 = inner.v4.map(|(address, prefix)| (IpAddr::from(address), prefix));
         let v6 = inner.v6.map(|(address, prefix)| (IpAddr::from(address), prefix));
         let families = (v4.is_some(), v6.is_some());
         let addresses = EdgeAddresses { inner: v4.into_iter().chain(v6).collect(), mtu: Some(inner.mtu) };
-        let (tun, offered) = (tun.to_owned(), inner.dns.clone());
+        let (tun, mut offered) = (tun.to_owned(), inner.dns.clone());
         Box::pin(async move {
             self.edge_up(&tun, &addresses).await.map_err(|error| error.to_string())?;
+            // A private network here may have the addresses of one behind the exit: what is asked there is not the exit's.
+            let through =
+                |to: &IpAddr| addresses.inner.iter().any(|(own, _)| source_towards(*to) == Some(*own));
+            offered.retain(through);
             self.names.set(&tun, &offered, families).await;
             Ok(())
         })
@@ -292,10 +308,7 @@ impl Platform for LinuxPlatform {
         if !sysctl::may_forward_ipv6() {
             return false;
         }
-        // Connecting a datagram socket looks up the route and the source address, no more.
-        let source = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
-            .and_then(|socket| socket.connect((IPV6_INTERNET, 53)).and_then(|()| socket.local_addr()));
-        source.is_ok_and(|source| match source.ip() {
+        source_towards(IPV6_INTERNET.into()).is_some_and(|source| match source {
             IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
             IpAddr::V4(_) => false,
         })

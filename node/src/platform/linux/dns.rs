@@ -89,7 +89,8 @@ impl HostNames {
         if servers.is_empty() {
             if state.set.is_none() {
                 tracing::warn!(
-                    "the exit names no resolver: names are asked as before, past the bond; write exit.dns there, or tun.dns here"
+                    "the exit names no resolver that is reached through the bond: names are asked as before, past it; write exit.dns there, \
+                     or tun.dns here"
                 );
             }
             return;

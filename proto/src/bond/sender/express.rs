@@ -2,7 +2,7 @@
 //!
 //! Two lists, one of TCP and one of all else, so that an echo does not stand behind a flood of acknowledgements; neither gets
 //! more than [`LEAD`] ahead of the other. Acknowledgements are cumulative: where they flood a thin uplink, a new one takes the
-//! place of the oldest rather than a packet that something else waits for. What waits in the flow queues has its turns: see [`Express::owed`].
+//! place of the oldest. What waits in the flow queues has its turns: see [`Express::owed`].
 
 use std::collections::VecDeque;
 

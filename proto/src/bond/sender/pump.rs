@@ -1,7 +1,8 @@
 //! Scheduling: which packet, which path, now or later.
 //!
-//! This is the `adaptive` mode; the others choose otherwise (see `mode`). Order of service: reports, skips, resends, express packets in turns with what FQ-CoDel
-//! offers (a quantum of theirs for one of its), then the rest of that. A sparse or express packet and a resend take the path of earliest predicted arrival, even one that is
+//! This is the `adaptive` mode; the others choose otherwise (see `mode`). Order of service: reports, skips, resends,
+//! express packets in turns with what FQ-CoDel offers (a packet of its for as many bytes of theirs), then the rest of that. A
+//! sparse or express packet and a resend take the path of earliest predicted arrival, even one that is
 //! booked a few milliseconds ahead. A bulk packet takes the earliest arrival among the paths that
 //! are *open*: wire free within `ahead`, room in flight, not parked, not stuck, admitted. When none
 //! is, it stays in the queue: that is the waiting decision. Packets of priority above 200 are never
