@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -43,13 +44,20 @@ fn vpn_up(node: &Node) {
     steps(node, &all);
 }
 
+/// What `wg-quick down` does: it deletes rules for as long as one is shown that reads as its own.
 fn vpn_down(node: &Node) {
     let all = [
-        "-4 rule delete table 51820",
-        "-4 rule delete table main suppress_prefixlength 0",
-        "link delete dev wg0",
+        ("lookup 51820", "-4 rule delete table 51820"),
+        ("from all lookup main suppress_prefixlength 0", "-4 rule delete table main suppress_prefixlength 0"),
     ];
-    steps(node, &all);
+    for (shown, step) in all {
+        for _ in 0..10 {
+            if node.ip("-4 rule").contains(shown) {
+                steps(node, &[step]);
+            }
+        }
+    }
+    steps(node, &["link delete dev wg0"]);
 }
 
 #[track_caller]
@@ -58,15 +66,20 @@ fn whole(result: Result<FlowResult, TrafficError>) {
     assert!(result.complete(), "{:?}", result.failure);
 }
 
-/// Bytes through the bond both ways.
+/// Bytes both ways.
+#[track_caller]
+fn transfer_with(bond: &Bond, server: SocketAddr) {
+    let spec = FlowSpec::bytes(server, 2 * MEGABYTE);
+    whole(bond.edge.host().run(move || download(&spec)));
+    let spec = FlowSpec::bytes(server, MEGABYTE);
+    whole(bond.edge.host().run(move || upload(&spec)));
+}
+
+/// Bytes through the bond, with both families.
 #[track_caller]
 fn transfer(bond: &Bond) {
-    for server in [bond.server(), bond.server_v6()] {
-        let spec = FlowSpec::bytes(server, 2 * MEGABYTE);
-        whole(bond.edge.host().run(move || download(&spec)));
-    }
-    let spec = FlowSpec::bytes(bond.server(), MEGABYTE);
-    whole(bond.edge.host().run(move || upload(&spec)));
+    transfer_with(bond, bond.server());
+    transfer_with(bond, bond.server_v6());
 }
 
 fn paths_up(bond: &Bond) -> usize {
@@ -75,53 +88,121 @@ fn paths_up(bond: &Bond) -> usize {
     paths.iter().filter(|path| path["health"] == "up" || path["health"] == "degraded").count()
 }
 
+/// The VPN has the host, the bond has the VPN, and its own packets do not go round in circles.
+#[track_caller]
+fn check_beside_vpn(bond: &mut Bond) {
+    let exit = bond.exit.host().address().to_string();
+    wait_until("the VPN's own packets use the bond", PATIENCE, || {
+        bond.seen_marked(VPN).as_ref() == Some(&exit)
+    });
+    wait_until("both paths are up", PATIENCE, || paths_up(bond) == 2);
+    assert_eq!(bond.seen_as(), None, "what is not marked is the VPN's, where nobody answers");
+    let spec = FlowSpec::bytes(bond.server(), MEGABYTE).patience(Duration::from_secs(2));
+    let lost = bond.edge.host().run(move || download(&spec));
+    assert!(!lost.is_ok_and(|result| result.complete()), "it went past the VPN");
+    let told = String::from_utf8(bond.edge.doctor(&[]).stdout).unwrap();
+    assert!(told.contains("others come before the node's: IPv4 rule"), "{told}");
+    bond.edge.check();
+}
+
 #[test]
-fn another_vpn_comes_first_or_later() {
-    in_lab("another_vpn_comes_first_or_later", || {
+fn another_vpn_has_the_host_whoever_came_first() {
+    in_lab("another_vpn_has_the_host_whoever_came_first", || {
         let mut bond = Bond::prepare();
         bond.exit.start();
+        let alone = Footprint::of(&bond.edge);
 
-        // It is there first: its rules come after ours, so the bond carries the host and the VPN itself.
         vpn_up(&bond.edge);
         let before = Footprint::of(&bond.edge);
         bond.edge.start();
-        bond.wait_until_through();
-        wait_until("both paths are up", PATIENCE, || paths_up(&bond) == 2);
-        wait_until("IPv6 goes through", PATIENCE, || bond.is_through_v6());
-        transfer(&bond);
-        let exit = bond.exit.host().address().to_string();
-        assert_eq!(bond.seen_marked(VPN), Some(exit.clone()), "the VPN's own packets use the bond");
+        check_beside_vpn(&mut bond);
+        wait_until("IPv6, which the VPN does not carry, goes through", PATIENCE, || bond.is_through_v6());
         bond.edge.stop();
         before.check(&bond.edge, "beside a VPN that was there before");
-        vpn_down(&bond.edge);
 
-        // It comes later: its rules come before ours, and take the host's traffic. The bond carries what the VPN sends,
-        // and its own packets do not go round in circles.
-        let alone = Footprint::of(&bond.edge);
+        // It goes while the node runs, and comes again.
         bond.edge.start();
-        bond.wait_until_through();
-        vpn_up(&bond.edge);
-        assert_eq!(bond.seen_as(), None, "what is not marked is the VPN's, where nobody answers");
-        let spec = FlowSpec::bytes(bond.server(), MEGABYTE).patience(Duration::from_secs(2));
-        let lost = bond.edge.host().run(move || download(&spec));
-        assert!(!lost.is_ok_and(|result| result.complete()), "it went past the VPN");
-        assert_eq!(paths_up(&bond), 2);
-        let told = String::from_utf8(bond.edge.doctor(&[]).stdout).unwrap();
-        assert!(told.contains("others come before the node's: IPv4 rule"), "{told}");
-        assert_eq!(bond.seen_marked(VPN), Some(exit), "the VPN's own packets use the bond");
-        bond.edge.check();
-        let with_vpn = bond.edge.ip("-4 rule");
-        assert!(with_vpn.contains("28023") && with_vpn.contains("lookup 51820"), "{with_vpn}");
+        check_beside_vpn(&mut bond);
         vpn_down(&bond.edge);
         bond.wait_until_through();
         transfer(&bond);
         vpn_up(&bond.edge);
+        check_beside_vpn(&mut bond);
         bond.edge.stop();
         let rules = bond.edge.ip("-4 rule");
         assert!(rules.contains("lookup 51820") && rules.contains("suppress_prefixlength 0"), "{rules}");
         assert!(!rules.contains("28023"), "{rules}");
         vpn_down(&bond.edge);
-        alone.check(&bond.edge, "beside a VPN that came later");
+        alone.check(&bond.edge, "beside a VPN that came and went");
+    });
+}
+
+#[test]
+fn what_others_remove_is_set_up_again() {
+    in_lab("what_others_remove_is_set_up_again", || {
+        let mut bond = Bond::start();
+        bond.wait_until_through();
+        wait_until("IPv6 goes through", PATIENCE, || bond.is_through_v6());
+        // On an edge: as systemd-networkd does with rules that it does not know, and a person by mistake.
+        let lan = bond.edge.ip("-4 rule");
+        for step in ["-4 rule delete table 28023", "-6 rule delete table 28023", "-4 address flush dev mwb0"]
+        {
+            steps(&bond.edge, &[step]);
+            bond.wait_until_through();
+            wait_until("IPv6 goes through again", PATIENCE, || bond.is_through_v6());
+            wait_until("its rules are as before", PATIENCE, || bond.edge.ip("-4 rule") == lan);
+        }
+        assert!(bond.edge.log().contains("another program has removed the IPv4 rules of table 28023"));
+        transfer(&bond);
+        // On an exit: as `systemctl restart nftables` and `sysctl --system` do.
+        let mut flush = Command::new("nft");
+        flush.args(["flush", "ruleset"]);
+        assert!(bond.exit.host().output(flush).unwrap().status.success());
+        bond.wait_until_through();
+        wait_until("its table is there again", PATIENCE, || bond.exit.nft().contains("table inet mwb"));
+        bond.exit.host().run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "0")).unwrap();
+        wait_until("forwarding has ended", PATIENCE, || {
+            bond.exit.log().contains("another program has removed the setting net.ipv4.ip_forward")
+        });
+        bond.wait_until_through();
+        transfer(&bond);
+        bond.edge.stop();
+        bond.exit.stop();
+    });
+}
+
+#[test]
+fn without_the_default_route_only_what_asks_for_it_uses_the_bond() {
+    in_lab("without_the_default_route_only_what_asks_for_it_uses_the_bond", || {
+        let mut bond = Bond::prepare();
+        bond.exit.start();
+        let alone = Footprint::of(&bond.edge);
+        let past = bond.seen_as().expect("the host has a way of its own");
+        bond.edge.start_with_options(&["--no-default-route"]);
+        let exit = bond.exit.host().address().to_string();
+        wait_until("what is bound to the interface uses the bond", PATIENCE, || {
+            bond.seen_by_device("mwb0").as_ref() == Some(&exit)
+        });
+        assert_eq!(bond.seen_as(), Some(past.clone()), "all else is as it was");
+        // What is bound to its address, and a network that is led there.
+        let addresses = bond.edge.ip("-4 -o address show dev mwb0");
+        let inner =
+            addresses.split_whitespace().nth(3).and_then(|net| net.split('/').next()).unwrap().to_owned();
+        assert_eq!(bond.seen_from(&inner), Some(exit.clone()));
+        let route = format!("-4 route add {}/32 dev mwb0", bond.server().ip());
+        steps(&bond.edge, &[&route]);
+        let before = bond.carried();
+        transfer_with(&bond, bond.server());
+        let after = bond.carried();
+        assert!(
+            after.iter().zip(&before).all(|(after, before)| after.0 > before.0),
+            "one of the links was not used"
+        );
+        // Others take its rules away here too.
+        steps(&bond.edge, &["-4 rule delete oif mwb0 table 28023"]);
+        wait_until("its rule is there again", PATIENCE, || bond.edge.ip("-4 rule").contains("oif mwb0"));
+        bond.edge.stop();
+        alone.check(&bond.edge, "beside the host's own default route");
     });
 }
 

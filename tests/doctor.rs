@@ -115,7 +115,7 @@ fn a_fit_host_has_no_fault_and_nothing_is_changed() {
         let output = bond.edge.doctor(&[]);
         println!("{}", String::from_utf8_lossy(&output.stdout));
         bond.edge.kill();
-        Told::by(&bond.edge).has("note", "node", "IPv4 rule 28023", "mwb-node down");
+        Told::by(&bond.edge).has("note", "node", "IPv4 rule 32765 (table 28023)", "mwb-node down");
     });
 }
 

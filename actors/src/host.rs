@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::session::InnerAddresses;
@@ -22,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How often an exit tries whether its host forwards, while it does and while it does not.
 const TEST_GOOD: Duration = Duration::from_secs(300);
 const TEST_BAD: Duration = Duration::from_secs(15);
+/// Whoever removes what was set up once in this time does so by accident, as a service that is restarted.
+const CALM: Duration = Duration::from_secs(60);
 /// A firewall that starts with us has made its tables by then.
 const TEST_FIRST: Duration = Duration::from_secs(1);
 
@@ -109,6 +112,7 @@ impl Drive for Host {
 async fn run(lent: HostLent, pulse: Pulse) -> Result<(), DriverError> {
     let (mut changes, mut devices) = (lent.inner.subscribe(), lent.tun.made());
     let name = lent.tun.name();
+    let (mut again, mut disturbed) = (RETRY_MIN, Instant::now());
     loop {
         pulse.beat().await?;
         devices.mark_unchanged();
@@ -126,16 +130,24 @@ async fn run(lent: HostLent, pulse: Pulse) -> Result<(), DriverError> {
         // The senders are held by ourselves: these end only with a change.
         let change = async {
             tokio::select! {
-                result = changes.changed() => result,
-                result = devices.changed() => result,
-                () = host_change(&lent) => Ok(()),
-                () = test_forwarding(&lent) => Ok(()),
+                result = changes.changed() => result.map(|()| None),
+                result = devices.changed() => result.map(|()| None),
+                () = host_change(&lent) => Ok(None),
+                () = test_forwarding(&lent) => Ok(None),
+                gone = lent.platform.disturbed(name) => Ok(Some(gone)),
             }
         };
-        pulse
+        let gone = pulse
             .alive_during(change)
             .await?
             .map_err(|_closed| DriverError::Failed("nobody can announce changes any more".to_owned()))?;
+        if let Some(gone) = gone {
+            // Whoever insists on it is not fought with.
+            again = if disturbed.elapsed() > CALM { RETRY_MIN } else { (2 * again).min(RETRY_MAX) };
+            disturbed = Instant::now();
+            tracing::warn!(tun = name, wait = ?again, "another program has removed {gone}: it is set up again");
+            pulse.alive_during(tokio::time::sleep(again)).await?;
+        }
     }
 }
 

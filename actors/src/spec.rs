@@ -189,6 +189,13 @@ pub trait Platform: Send + Sync + 'static {
     fn session_down(&self, tun: &str) -> BoxFuture<'_, ()>;
     /// Exit: gives the TUN device the gateways' addresses, and forwards and masquerades for the pools.
     fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>>;
+    /// Waits until something that [`session_up`](Self::session_up) or [`exit_up`](Self::exit_up) made is gone although
+    /// nobody took it back, and says what: another program's restart may delete what it does not know. A platform that cannot
+    /// tell waits for ever.
+    fn disturbed<'a>(&'a self, tun: &'a str) -> BoxFuture<'a, String> {
+        let _ = tun;
+        Box::pin(std::future::pending())
+    }
     /// Exit: whether this host has a way to the IPv6 internet. Must not block.
     fn reaches_ipv6(&self) -> bool;
     /// Exit: tries whether the host lets through what comes out of `tun`; `inject` gives a packet to its kernel as if it came

@@ -82,6 +82,8 @@ pub(crate) struct Tun {
     pub(crate) name: String,
     /// 1280 to 9000 bytes.
     pub(crate) mtu: u16,
+    /// On an edge, whether what has no route of its own goes by it.
+    pub(crate) default_route: bool,
     /// On an edge, what its host asks while the bond is up.
     pub(crate) dns: Dns,
 }

@@ -115,25 +115,39 @@ impl Bond {
 
     /// The address that the server sees when a program on the edge calls it; none if no answer comes.
     pub(crate) fn seen_as(&self) -> Option<String> {
-        self.seen_by(self.who, "0.0.0.0:0", None)
+        self.seen_by(self.who, "0.0.0.0:0", |_| Ok(()))
     }
 
     /// The same over IPv6.
     pub(crate) fn seen_as_v6(&self) -> Option<String> {
-        self.seen_by(self.who_v6, "[::]:0", None)
+        self.seen_by(self.who_v6, "[::]:0", |_| Ok(()))
     }
 
     /// As [`Self::seen_as`], of a program that marks its packets as VPNs do.
     pub(crate) fn seen_marked(&self, mark: u32) -> Option<String> {
-        self.seen_by(self.who, "0.0.0.0:0", Some(mark))
+        self.seen_by(self.who, "0.0.0.0:0", move |socket| socket.set_mark(mark))
     }
 
-    fn seen_by(&self, who: SocketAddr, from: &'static str, mark: Option<u32>) -> Option<String> {
+    /// As [`Self::seen_as`], of a program that sends by this interface.
+    pub(crate) fn seen_by_device(&self, device: &'static str) -> Option<String> {
+        self.seen_by(self.who, "0.0.0.0:0", move |socket| socket.bind_device(Some(device.as_bytes())))
+    }
+
+    /// As [`Self::seen_as`], of a program that sends from this address.
+    pub(crate) fn seen_from(&self, address: &str) -> Option<String> {
+        self.seen_by(self.who, &format!("{address}:0"), |_| Ok(()))
+    }
+
+    fn seen_by(
+        &self,
+        who: SocketAddr,
+        from: &str,
+        prepare: impl FnOnce(socket2::SockRef<'_>) -> std::io::Result<()> + Send + 'static,
+    ) -> Option<String> {
+        let from = from.to_owned();
         self.edge.host().run(move || {
             let socket = UdpSocket::bind(from).ok()?;
-            if let Some(mark) = mark {
-                socket2::SockRef::from(&socket).set_mark(mark).ok()?;
-            }
+            prepare(socket2::SockRef::from(&socket)).ok()?;
             socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
             socket.connect(who).ok()?;
             socket.send(b"who").ok()?;

@@ -68,6 +68,14 @@ impl Node {
         });
     }
 
+    /// Starts it with more options.
+    pub(crate) fn start_with_options(&mut self, options: &[&str]) {
+        let config = self.config.clone();
+        self.start_with(|command| {
+            command.arg("--config").arg(config).args(options);
+        });
+    }
+
     /// Starts it without a configuration.
     pub(crate) fn start_without_a_file(&mut self) {
         self.start_with(|_| {});

@@ -36,11 +36,18 @@ pub(super) enum ConfigCommand {
 }
 
 /// Values that override the file and the environment.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct Options {
     /// Set a key, over the file and the environment: --set tun.mtu=1400 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+}
+
+impl Options {
+    /// Adds one, which holds over all before it.
+    pub(super) fn set(&mut self, option: &str) {
+        self.set.push(option.to_owned());
+    }
 }
 
 /// Checks or prints.

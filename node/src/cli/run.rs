@@ -31,6 +31,10 @@ pub(super) struct RunArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     options: config_file::Options,
+    /// Leave the host's default route as it is; what asks for the bond uses it: curl --interface mwb0, or ip route add
+    /// NETWORK dev mwb0. The same as --set tun.default_route=false
+    #[arg(long)]
+    no_default_route: bool,
     #[command(flatten)]
     state: StateDir,
     #[command(flatten)]
@@ -47,7 +51,11 @@ pub(super) struct RunArgs {
 /// # Errors
 /// A refused configuration, a host that cannot be used, or a node that could not go on.
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
-    let config = config_file::load(args.config.as_deref(), &args.options)?;
+    let mut options = args.options.clone();
+    if args.no_default_route {
+        options.set("tun.default_route=false");
+    }
+    let config = config_file::load(args.config.as_deref(), &options)?;
     logging::start(&config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -145,6 +153,7 @@ async fn node(
     report(&cleanup::clean(runtime_dir).await, "an earlier node left this");
     let exit = config.exit.as_ref();
     let settings = HostSettings {
+        default_route: config.tun.default_route,
         edge_dns: config.tun.dns.clone(),
         exit_dns: exit.map(|exit| exit.dns.clone()).unwrap_or_default(),
         egress: exit.map(|exit| exit.egress.clone()).unwrap_or_default(),

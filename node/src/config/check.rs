@@ -129,6 +129,7 @@ pub(super) fn check(
     let tun = Tun {
         name: faults.interface("tun.name", file.tun.name),
         mtu,
+        default_route: file.tun.default_route,
         dns: egress::dns("tun.dns", &file.tun.dns, false, &mut faults),
     };
     let disabled = file.uplinks.iter().filter(|uplink| !uplink.enabled);

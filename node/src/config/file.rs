@@ -35,6 +35,7 @@ pub(super) struct Node {
 pub(super) struct Tun {
     pub(super) name: String,
     pub(super) mtu: u64,
+    pub(super) default_route: bool,
     pub(super) dns: Words,
 }
 

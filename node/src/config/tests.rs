@@ -55,7 +55,7 @@ fn the_sample_is_valid() {
     assert_eq!(config.warnings, []);
     assert_eq!(config.name, "edge-1");
     assert_eq!(config.uplinks.len(), 2);
-    assert_eq!(config.tun, Tun { name: "mwb0".to_owned(), mtu: 1408, dns: Dns::Auto });
+    assert_eq!(config.tun, Tun { name: "mwb0".to_owned(), mtu: 1408, default_route: true, dns: Dns::Auto });
     assert_eq!(config.bond.sender, SenderConfig::default(), "the sample shows the defaults");
     assert_eq!(config.bond.receiver, ReceiverConfig::default(), "the sample shows the defaults");
 }

@@ -104,7 +104,7 @@ pub(super) async fn rules(patient: &Patient<'_>, report: &mut Report) {
                 "others come before the node's: {}; what they take does not use the bond",
                 rules.before.join(", ")
             ),
-            "ip rule; stop the other VPN, or leave it: its own packets use the bond",
+            "ip rule; leave another VPN as it is, its own packets use the bond, or stop it",
         ),
         Err(error) => report.note("rules", format!("cannot be read: {error}"), AS_ROOT),
     }

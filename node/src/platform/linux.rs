@@ -5,9 +5,11 @@ pub(crate) mod cleanup;
 mod dns;
 mod gateway;
 mod journal;
+mod keep;
 mod netlink;
 mod nftables;
 mod routes;
+mod rules;
 mod self_test;
 pub(crate) mod sysctl;
 #[cfg(test)]
@@ -88,14 +90,23 @@ impl PlatformError {
 }
 
 /// What the configuration says of the host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct HostSettings {
+    /// On an edge, whether the bond takes whatever has no route of its own, or what asks for it alone.
+    pub(crate) default_route: bool,
     /// On an edge, what its host asks for names while a session is up.
     pub(crate) edge_dns: Dns,
     /// On an exit, what edges are told to ask.
     pub(crate) exit_dns: Dns,
     /// On an exit, what edges may reach, and how much of it.
     pub(crate) egress: Egress,
+}
+
+#[cfg(test)]
+impl Default for HostSettings {
+    fn default() -> Self {
+        Self { default_route: true, edge_dns: Dns::Auto, exit_dns: Dns::Auto, egress: Egress::default() }
+    }
 }
 
 /// The addresses that the exit gave us, as the host needs them.
@@ -111,20 +122,30 @@ pub(crate) struct LinuxPlatform {
     runtime_dir: PathBuf,
     /// Held by who reads the notes and writes them again: uplinks of which was said that they cannot be prepared.
     noting: tokio::sync::Mutex<BTreeSet<String>>,
+    default_route: bool,
     names: HostNames,
     offered: Dns,
     egress: Egress,
+    /// What [`Platform::disturbed`] looks after.
+    set_up: parking_lot::Mutex<keep::SetUp>,
 }
 
 impl LinuxPlatform {
     /// Keeps its notes for undoing in `runtime_dir`.
     pub(crate) fn new(runtime_dir: &Path, settings: HostSettings) -> Self {
+        // Who keeps the host's own ways to the internet keeps its names too, unless they say otherwise.
+        let names = match settings.edge_dns {
+            Dns::Auto if !settings.default_route => Dns::Off,
+            given => given,
+        };
         Self {
             runtime_dir: runtime_dir.to_owned(),
             noting: tokio::sync::Mutex::default(),
-            names: HostNames::new(settings.edge_dns, runtime_dir),
+            default_route: settings.default_route,
+            names: HostNames::new(names, runtime_dir),
             offered: settings.exit_dns,
             egress: settings.egress,
+            set_up: parking_lot::Mutex::default(),
         }
     }
 
@@ -226,11 +247,21 @@ impl LinuxPlatform {
         for (address, prefix) in &addresses.inner {
             netlink.add_address(tun, index, *address, *prefix).await?;
         }
-        routes::lead_into(&netlink, tun, index).await
+        let led = match self.default_route {
+            true => rules::Led::All,
+            false => rules::Led::Bound {
+                tun: tun.to_owned(),
+                addresses: addresses.inner.iter().map(|(address, _)| *address).collect(),
+            },
+        };
+        routes::lead_into(&netlink, tun, index, &led).await?;
+        self.set_up.lock().edge = Some(keep::Edge { index, addresses: addresses.inner.clone(), led });
+        Ok(())
     }
 
     /// The session is gone: the host uses its own routes again.
     pub(crate) async fn edge_down(&self) {
+        self.set_up.lock().edge = None;
         let result = match Netlink::open() {
             Ok(netlink) => routes::remove(&netlink).await,
             Err(error) => Err(error),
@@ -257,7 +288,11 @@ impl LinuxPlatform {
         journal.note_nftables()?;
         nftables::masquerade(tun, *gateways, &self.egress, &dns::offered(&self.offered)).await?;
         sysctl::forward_ipv4(&mut journal)?;
-        if gateways.v6.is_some() { sysctl::forward_ipv6(&mut journal) } else { Ok(()) }
+        if gateways.v6.is_some() {
+            sysctl::forward_ipv6(&mut journal)?;
+        }
+        self.set_up.lock().exit = Some(gateways.v6.is_some());
+        Ok(())
     }
 }
 
@@ -302,6 +337,11 @@ impl Platform for LinuxPlatform {
     fn exit_up(&self, tun: &str, gateways: &Gateways) -> BoxFuture<'_, Result<(), String>> {
         let (tun, gateways) = (tun.to_owned(), *gateways);
         Box::pin(async move { Self::exit_up(self, &tun, &gateways).await.map_err(|error| error.to_string()) })
+    }
+
+    fn disturbed<'a>(&'a self, tun: &'a str) -> BoxFuture<'a, String> {
+        let what = self.set_up.lock().clone();
+        Box::pin(keep::disturbed(tun, what))
     }
 
     fn reaches_ipv6(&self) -> bool {

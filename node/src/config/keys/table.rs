@@ -99,11 +99,21 @@ pub(super) const KEYS: &[Key] = &[
         .unit("bytes")
         .advice("1408 fits uplinks of 1492 bytes (PPPoE) over IPv6; what does not fit a path is fragmented."),
     key(
+        "tun.default_route",
+        Kind::Bool,
+        Given::Value(|| json!(true)),
+        "Whether an edge's host sends by the bond whatever has no route of its own; if not, only what asks for it.",
+    )
+    .advice(
+        "With false a program asks by binding to the interface (curl --interface mwb0), and ip route add NETWORK dev mwb0 \
+         leads a network there.",
+    ),
+    key(
         "tun.dns",
         DNS,
         Given::Value(|| json!("auto")),
-        "What an edge's host asks for names while the bond is up. auto: the resolvers that the exit names; off: as \
-         before; or a list: these.",
+        "What an edge's host asks for names while the bond is up. auto: the resolvers that the exit names, if the bond has \
+         the default route; off: as before; or a list: these.",
     )
     .advice("Told to systemd-resolved where it runs, else written to /etc/resolv.conf, which comes back on stop."),
     key(

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::netlink::Netlink;
-use super::{Journal, dns, nftables, routes, sysctl};
+use super::{Journal, dns, nftables, routes, rules, sysctl};
 
 /// Removes and puts back; what was done, in words, and what could not be.
 pub(crate) struct Cleaned {
@@ -43,7 +43,7 @@ pub(crate) async fn clean(runtime_dir: &Path) -> Cleaned {
 /// # Errors
 /// When the host or the notes cannot be read.
 pub(crate) async fn present(runtime_dir: &Path) -> Result<Vec<String>, super::PlatformError> {
-    let mut present = routes::rules(&Netlink::open()?).await?.ours;
+    let mut present = rules::rules(&Netlink::open()?).await?.ours;
     let journal = Journal::open(runtime_dir)?;
     present.extend(journal.nftables().then(|| "the nftables table inet mwb".to_owned()));
     present.extend(journal.sysctls().map(|(file, before)| format!("{file}, which was {before}")));
@@ -54,8 +54,8 @@ pub(crate) async fn present(runtime_dir: &Path) -> Result<Vec<String>, super::Pl
 ///
 /// # Errors
 /// When the kernel does not list them.
-pub(crate) async fn rules() -> Result<routes::Rules, super::PlatformError> {
-    routes::rules(&Netlink::open()?).await
+pub(crate) async fn rules() -> Result<rules::Rules, super::PlatformError> {
+    rules::rules(&Netlink::open()?).await
 }
 
 async fn undo(journal: Journal, cleaned: &mut Cleaned) {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use futures_util::stream::Stream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use rtnetlink::packet_core::NetlinkMessage;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::LinkAttribute;
@@ -125,20 +125,36 @@ impl Netlink {
         keep: &[(IpAddr, u8)],
     ) -> Result<(), PlatformError> {
         let doing = || PlatformError::netlink(format!("taking former addresses from {name}"));
-        let addresses = self.handle.address();
-        let found: Vec<_> =
-            addresses.get().set_link_index_filter(index).execute().try_collect().await.map_err(doing())?;
-        let kept = |message: &AddressMessage| {
-            keep.iter().any(|(address, prefix)| {
-                message.header.prefix_len == *prefix
-                    && message.attributes.contains(&AddressAttribute::Address(*address))
-            })
-        };
-        for message in found.into_iter().filter(|message| !kept(message)) {
-            addresses.del(message).execute().await.map_err(doing())?;
+        let kept = |message: &AddressMessage| keep.iter().any(|address| is(message, address));
+        for message in self.addresses(name, index).await?.into_iter().filter(|message| !kept(message)) {
+            self.handle.address().del(message).execute().await.map_err(doing())?;
         }
         Ok(())
     }
+
+    /// The first of `wanted` that `name` does not have.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) async fn lacks_address(
+        &self,
+        name: &str,
+        index: u32,
+        wanted: &[(IpAddr, u8)],
+    ) -> Result<Option<(IpAddr, u8)>, PlatformError> {
+        let found = self.addresses(name, index).await?;
+        Ok(wanted.iter().find(|address| !found.iter().any(|message| is(message, address))).copied())
+    }
+
+    async fn addresses(&self, name: &str, index: u32) -> Result<Vec<AddressMessage>, PlatformError> {
+        let found = self.handle.address().get().set_link_index_filter(index).execute().try_collect().await;
+        found.map_err(PlatformError::netlink(format!("listing the addresses of {name}")))
+    }
+}
+
+/// Whether `message` tells of this address with this length of its prefix.
+fn is(message: &AddressMessage, (address, prefix): &(IpAddr, u8)) -> bool {
+    message.header.prefix_len == *prefix && message.attributes.contains(&AddressAttribute::Address(*address))
 }
 
 /// What the kernel tells of links, addresses and the like that come and go.
@@ -169,6 +185,18 @@ impl Changes {
         let told = self.messages.next().await.is_some();
         while let Some(Some(_)) = self.messages.next().now_or_never() {}
         told
+    }
+
+    /// Waits for a change that is `wanted`; `false` when none will come any more.
+    pub(super) async fn until(&mut self, wanted: impl Fn(&RouteNetlinkMessage) -> bool) -> bool {
+        while let Some((message, _)) = self.messages.next().await {
+            match &message.payload {
+                NetlinkPayload::InnerMessage(inner) if !wanted(inner) => {}
+                // Or the kernel had to drop some.
+                _ => return true,
+            }
+        }
+        false
     }
 }
 

@@ -68,6 +68,15 @@ pub(super) async fn masquerade(
     run(&["-f", "-"], &ruleset(tun, gateways, egress, resolvers)).await.map(drop)
 }
 
+/// Whether our table is there.
+///
+/// # Errors
+/// When `nft` is missing or refuses.
+pub(super) async fn is_there() -> Result<bool, PlatformError> {
+    let tables = run(&["list", "tables"], "").await?;
+    Ok(tables.lines().any(|listed| listed == format!("table inet {TABLE}")))
+}
+
 /// Removes our tables. `true` if one was there.
 ///
 /// # Errors

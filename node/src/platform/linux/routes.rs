@@ -1,13 +1,15 @@
 //! Leads the host's traffic into the tunnel as wg-quick does.
 //!
 //! ```text
-//! priority 28022: from all lookup main suppress_prefixlength 0     LANs and specific routes stay as they are
-//! priority 28023: not from all fwmark 0x6d77 lookup 28023          all else but our own outer packets
+//! priority 32765: not from all fwmark 0x6d77 lookup main suppress_prefixlength 0   LANs and specific routes stay as they are
+//! priority 32765: not from all fwmark 0x6d77 lookup 28023                          all else but our own outer packets
 //! table 28023:    default dev mwb0
 //! ```
 //!
-//! Outer packets carry the mark, skip the second rule and find the host's own default routes. The table
-//! number, the mark and the second rule's priority are 0x6d77; routes and rules are labelled with protocol
+//! Where they stand among the rules of others, and what they are when only those who ask for it use the bond, see [`rules`].
+//!
+//! Outer packets carry the mark, skip both rules and find the host's own default routes. The table
+//! number and the mark are 0x6d77; routes and rules are labelled with protocol
 //! number 109 ("m"), by which they are found again. When the TUN device of a killed node disappears, so do
 //! the default routes, and the rules lead nowhere: the host works.
 //!
@@ -20,30 +22,30 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::netlink::Netlink;
+use super::rules::{self, Led};
 use super::{MARK, PlatformError};
 
 /// Our routing table.
-const TABLE: u32 = MARK;
-/// Rule that lets specific routes of the main table win; before [`PRIORITY_TUNNEL`].
-const PRIORITY_MAIN: u32 = MARK - 1;
-/// Rule that leads into the tunnel; before the kernel's own lookup of the main table (32766).
-const PRIORITY_TUNNEL: u32 = MARK;
+pub(super) const TABLE: u32 = MARK;
 /// Who made a route or rule, in the kernel's field for it; free in iproute2's list.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
-/// Tables that every host has: default, main, local.
-const THE_KERNELS: [u32; 3] = [253, 254, 255];
-const FAMILIES: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
+pub(super) const FAMILIES: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
 
-/// Leads all traffic into `tun`.
+/// Leads what `led` says into `tun`.
 ///
 /// # Errors
 /// The first request that the kernel refused.
-pub(super) async fn lead_into(netlink: &Netlink, tun: &str, index: u32) -> Result<(), PlatformError> {
+pub(super) async fn lead_into(
+    netlink: &Netlink,
+    tun: &str,
+    index: u32,
+    led: &Led,
+) -> Result<(), PlatformError> {
     let handle = netlink.handle();
     let doing = || PlatformError::netlink(format!("adding the default route through {tun}"));
     let route = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -53,7 +55,7 @@ pub(super) async fn lead_into(netlink: &Netlink, tun: &str, index: u32) -> Resul
         .output_interface(index)
         .build();
     handle.route().add(route).replace().execute().await.map_err(doing())?;
-    add_rules(handle, &IpVersion::V4).await?;
+    rules::add(handle, &IpVersion::V4, led).await?;
     if has_ipv6() {
         let route = RouteMessageBuilder::<Ipv6Addr>::new()
             .table_id(TABLE)
@@ -61,7 +63,7 @@ pub(super) async fn lead_into(netlink: &Netlink, tun: &str, index: u32) -> Resul
             .output_interface(index)
             .build();
         handle.route().add(route).replace().execute().await.map_err(doing())?;
-        add_rules(handle, &IpVersion::V6).await?;
+        rules::add(handle, &IpVersion::V6, led).await?;
     }
     Ok(())
 }
@@ -74,30 +76,10 @@ pub(super) async fn remove(netlink: &Netlink) -> Result<Vec<String>, PlatformErr
     let handle = netlink.handle();
     let mut done = Vec::new();
     for family in FAMILIES {
-        let name = match family {
-            IpVersion::V4 => "IPv4",
-            IpVersion::V6 => "IPv6",
-        };
+        let name = name(&family);
         // Rules first: without them the table is not used.
-        let rules: Vec<RuleMessage> = match handle.rule().get(family.clone()).execute().try_collect().await {
-            Ok(rules) => rules,
-            Err(error) if is_code(&error, NOT_SUPPORTED) => continue,
-            Err(error) => return Err(PlatformError::netlink(format!("listing {name} rules"))(error)),
-        };
-        for rule in rules.into_iter().filter(is_our_rule) {
-            let result = handle.rule().del(rule).execute().await;
-            if gone_is_fine(result).map_err(PlatformError::netlink(format!("removing an {name} rule")))? {
-                done.push(format!("{name} rule"));
-            }
-        }
-        let all = match family {
-            IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        };
-        let routes: Vec<RouteMessage> = match handle.route().get(all).execute().try_collect().await {
-            Ok(routes) => routes,
-            Err(error) => return Err(PlatformError::netlink(format!("listing {name} routes"))(error)),
-        };
+        done.extend(rules::remove(handle, &family).await?);
+        let routes = routes_of(handle, &family).await?;
         for route in routes.into_iter().filter(is_our_route) {
             let result = handle.route().del(route).execute().await;
             if gone_is_fine(result).map_err(PlatformError::netlink(format!("removing an {name} route")))? {
@@ -108,81 +90,45 @@ pub(super) async fn remove(netlink: &Netlink) -> Result<Vec<String>, PlatformErr
     Ok(done)
 }
 
-/// Rules of this host that matter to a person, by family and priority.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rules {
-    /// Ours.
-    pub(crate) ours: Vec<String>,
-    /// Of others, with a table of their own, and asked before ours: what they lead elsewhere does not use the bond.
-    pub(crate) before: Vec<String>,
-}
-
-/// The rules that are there now.
+/// What of that which [`lead_into`] makes for the interface `index` is not there, in words.
 ///
 /// # Errors
-/// When the kernel does not list them.
-pub(super) async fn rules(netlink: &Netlink) -> Result<Rules, PlatformError> {
-    let mut found = Rules::default();
-    for (family, name) in FAMILIES.into_iter().zip(["IPv4", "IPv6"]) {
-        let rules = netlink.handle().rule().get(family).execute().try_collect::<Vec<_>>().await;
-        let rules = match rules {
-            Err(error) if is_code(&error, NOT_SUPPORTED) => continue,
-            other => other.map_err(PlatformError::netlink(format!("listing {name} rules")))?,
-        };
-        for rule in &rules {
-            let priority = rule.attributes.iter().find_map(|attribute| match attribute {
-                RuleAttribute::Priority(priority) => Some(*priority),
-                _ => None,
-            });
-            let table = rule.attributes.iter().find_map(|attribute| match attribute {
-                RuleAttribute::Table(table) => Some(*table),
-                _ => None,
-            });
-            let table = table.unwrap_or(rule.header.table.into());
-            let priority = priority.unwrap_or(0);
-            if is_our_rule(rule) {
-                found.ours.push(format!("{name} rule {priority}"));
-            } else if priority < PRIORITY_MAIN && !THE_KERNELS.contains(&table) {
-                found.before.push(format!("{name} rule {priority} (table {table})"));
-            }
+/// When the kernel does not list it.
+pub(super) async fn missing(
+    netlink: &Netlink,
+    index: u32,
+    led: &Led,
+) -> Result<Option<String>, PlatformError> {
+    for family in families() {
+        let name = name(&family);
+        if !rules::are_there(netlink.handle(), &family, led).await? {
+            return Ok(Some(format!("the {name} rules of table {TABLE}")));
+        }
+        let routes = routes_of(netlink.handle(), &family).await?;
+        let device = RouteAttribute::Oif(index);
+        if !routes.iter().any(|route| is_our_route(route) && route.attributes.contains(&device)) {
+            return Ok(Some(format!("the {name} default route of table {TABLE}")));
         }
     }
-    Ok(found)
+    Ok(None)
 }
 
-async fn add_rules(handle: &Handle, family: &IpVersion) -> Result<(), PlatformError> {
-    let mut main = handle.rule().add().priority(PRIORITY_MAIN).action(RuleAction::ToTable);
-    main.message_mut()
-        .attributes
-        .extend([RuleAttribute::SuppressPrefixLen(0), RuleAttribute::Protocol(PROTOCOL)]);
-    let mut tunnel = handle
-        .rule()
-        .add()
-        .priority(PRIORITY_TUNNEL)
-        .action(RuleAction::ToTable)
-        .table_id(TABLE)
-        .fw_mark(MARK);
-    tunnel.message_mut().header.flags |= RuleFlags::Invert;
-    tunnel.message_mut().header.table = 0;
-    tunnel.message_mut().attributes.push(RuleAttribute::Protocol(PROTOCOL));
-    for rule in [main, tunnel] {
-        let result = match family {
-            IpVersion::V4 => rule.v4().execute().await,
-            IpVersion::V6 => rule.v6().execute().await,
-        };
-        match result {
-            Err(error) if is_code(&error, EXISTS) => {}
-            other => other.map_err(PlatformError::netlink("adding a routing rule"))?,
-        }
+/// Whether a message tells that something like what [`lead_into`] makes has been removed, or a rule of anybody's.
+pub(super) fn is_removal(message: &RouteNetlinkMessage) -> bool {
+    match message {
+        RouteNetlinkMessage::DelRule(_) => true,
+        RouteNetlinkMessage::DelRoute(route) => is_our_route(route),
+        _ => false,
     }
-    Ok(())
 }
 
-fn is_our_rule(rule: &RuleMessage) -> bool {
-    rule.attributes.contains(&RuleAttribute::Protocol(PROTOCOL))
-        && [PRIORITY_MAIN, PRIORITY_TUNNEL]
-            .iter()
-            .any(|priority| rule.attributes.contains(&RuleAttribute::Priority(*priority)))
+async fn routes_of(handle: &Handle, family: &IpVersion) -> Result<Vec<RouteMessage>, PlatformError> {
+    let all = match family {
+        IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    };
+    let routes = handle.route().get(all).execute().try_collect().await;
+    routes.map_err(PlatformError::netlink(format!("listing {} routes", name(family))))
 }
 
 fn is_our_route(route: &RouteMessage) -> bool {
@@ -190,7 +136,7 @@ fn is_our_route(route: &RouteMessage) -> bool {
 }
 
 /// Whether something was removed; that it was gone already is no error.
-fn gone_is_fine(result: Result<(), rtnetlink::Error>) -> Result<bool, rtnetlink::Error> {
+pub(super) fn gone_is_fine(result: Result<(), rtnetlink::Error>) -> Result<bool, rtnetlink::Error> {
     match result {
         Ok(()) => Ok(true),
         Err(error) if [NO_ENTRY, NO_PROCESS, NO_DEVICE].iter().any(|code| is_code(&error, *code)) => {
@@ -200,8 +146,20 @@ fn gone_is_fine(result: Result<(), rtnetlink::Error>) -> Result<bool, rtnetlink:
     }
 }
 
-fn is_code(error: &rtnetlink::Error, code: i32) -> bool {
+pub(super) fn is_code(error: &rtnetlink::Error, code: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -code)
+}
+
+pub(super) fn name(family: &IpVersion) -> &'static str {
+    match family {
+        IpVersion::V4 => "IPv4",
+        IpVersion::V6 => "IPv6",
+    }
+}
+
+/// The families that the kernel speaks.
+fn families() -> impl Iterator<Item = IpVersion> {
+    FAMILIES.into_iter().filter(|family| matches!(family, IpVersion::V4) || has_ipv6())
 }
 
 /// Whether the kernel speaks IPv6 at all.
@@ -212,6 +170,5 @@ pub(super) fn has_ipv6() -> bool {
 // The kernel's error numbers that have a meaning here.
 const NO_ENTRY: i32 = 2;
 const NO_PROCESS: i32 = 3;
-const EXISTS: i32 = 17;
 const NO_DEVICE: i32 = 19;
-const NOT_SUPPORTED: i32 = 95;
+pub(super) const NOT_SUPPORTED: i32 = 95;

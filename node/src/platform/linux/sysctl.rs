@@ -64,6 +64,15 @@ pub(crate) fn forwards_ipv4() -> bool {
     read(IP_FORWARD).is_ok_and(|now| now != "0")
 }
 
+/// The setting that keeps an exit's host from forwarding IPv4, or IPv6 if that is asked for; none when it forwards.
+pub(super) fn not_forwarding(ipv6: bool) -> Option<&'static str> {
+    let is_off = |file| read(file).is_ok_and(|now| now == "0");
+    if is_off(IP_FORWARD) {
+        return Some("net.ipv4.ip_forward");
+    }
+    (ipv6 && is_off(IPV6_FORWARDING)).then_some("net.ipv6.conf.all.forwarding")
+}
+
 /// Whether settings can be changed at all: root of a container often cannot.
 pub(crate) fn are_open() -> bool {
     rustix::fs::access(IP_FORWARD, rustix::fs::Access::WRITE_OK).is_ok()

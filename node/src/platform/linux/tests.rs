@@ -61,10 +61,15 @@ async fn an_edges_routes_come_and_go() {
         platform.edge_up("mwb0", &addresses).await.unwrap();
     }
     let rules = ip("-4 rule");
-    assert!(rules.contains("28022:\tfrom all lookup main suppress_prefixlength 0"), "{rules}");
-    assert!(rules.contains("28023:\tnot from all fwmark 0x6d77 lookup 28023"), "{rules}");
+    let ours = [
+        "32765:\tnot from all fwmark 0x6d77 lookup main suppress_prefixlength 0",
+        "32765:\tnot from all fwmark 0x6d77 lookup 28023",
+        "32766:\tfrom all lookup main",
+    ];
+    let found: Vec<_> = ours.iter().map(|rule| rules.find(rule)).collect();
+    assert!(found.iter().all(Option::is_some) && found.is_sorted(), "{rules}");
     assert_eq!(rules.lines().count(), rules4.lines().count() + 2, "{rules}");
-    assert!(ip("-6 rule").contains("28023:\tnot from all fwmark 0x6d77 lookup 28023"));
+    assert!(ip("-6 rule").contains("32765:\tnot from all fwmark 0x6d77 lookup 28023"));
     let route = ip("-4 route get 192.0.2.9");
     assert!(route.contains("dev mwb0 table 28023 src 10.9.8.2"), "{route}");
     let route = ip("-4 route get 192.0.2.9 mark 0x6d77");
@@ -101,6 +106,55 @@ async fn an_edges_routes_come_and_go() {
     assert_eq!(ip("-4 route show table 28023").trim(), "");
     assert_eq!(ip("-6 route show table 28023").trim(), "");
     assert!(cleanup::clean(dir.path()).await.done.is_empty());
+}
+
+/// Rules of IPv4 in the order in which they are asked, by what they lead to.
+fn asked() -> Vec<String> {
+    let rules = ip("-4 rule");
+    rules.lines().map(|rule| rule.split(" lookup ").nth(1).unwrap_or_default().trim().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn rules_of_others_are_asked_before_an_edges() {
+    if !inside("platform::linux::tests::rules_of_others_are_asked_before_an_edges") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    link("mwb0").await;
+    let platform = LinuxPlatform::new(dir.path(), HostSettings::default());
+    let addresses = EdgeAddresses { inner: vec![("10.9.8.2".parse().unwrap(), 24)], mtu: None };
+    let up = || async { platform.edge_up("mwb0", &addresses).await.unwrap() };
+    let ours = ["main suppress_prefixlength 0 proto 109", "28023 proto 109", "main", "default"];
+    let order = |others: &[&'static str]| [&["local"], others, &ours].concat();
+    assert_eq!(ip("-4 rule add not fwmark 51820 table 51820"), "");
+    up().await;
+    assert_eq!(asked(), order(&["51820"]), "of those that were there");
+    assert_eq!(ip("-4 rule add from 192.0.2.1 table 100"), "");
+    assert_eq!(asked(), order(&["100", "51820"]), "of those that come later");
+    up().await;
+    assert_eq!(asked(), order(&["100", "51820"]));
+    // One of the two is gone, and is asked in its turn again.
+    let edge = platform.set_up.lock().edge.clone().unwrap();
+    let netlink = Netlink::open().unwrap();
+    let missing = || routes::missing(&netlink, edge.index, &edge.led);
+    assert_eq!(missing().await.unwrap(), None);
+    for gone in ["table 28023", "not fwmark 0x6d77 table main"] {
+        assert_eq!(ip(&format!("-4 rule del {gone}")), "");
+        assert_eq!(missing().await.unwrap().as_deref(), Some("the IPv4 rules of table 28023"));
+        up().await;
+        assert_eq!(asked(), order(&["100", "51820"]));
+    }
+    assert_eq!(ip("-4 route del default dev mwb0 table 28023"), "");
+    assert_eq!(missing().await.unwrap().as_deref(), Some("the IPv4 default route of table 28023"));
+    up().await;
+    assert_eq!(missing().await.unwrap(), None);
+    // Where somebody has moved the main table's rule to, the default route of that table is still what ours comes before.
+    assert_eq!(ip("-4 rule add priority 1000 table main"), "");
+    up().await;
+    assert_eq!(asked()[..4], ["local", ours[0], ours[1], "main"]);
+    assert_eq!(ip("-4 rule del priority 1000"), "");
+    platform.edge_down().await;
+    assert_eq!(asked(), ["local", "100", "51820", "main", "default"]);
 }
 
 #[tokio::test]
