@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mwb_proto::buf::BufPool;
+use mwb_proto::health::HealthConfig;
 use ractor::ActorRef;
 use tokio::sync::watch;
 
@@ -333,7 +334,8 @@ fn listen_links(
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
         server.transport_config(transport());
         let socket = SocketSpec { bind: *address, device: None, mark: None };
-        let link = LinkSpec { name: listen_link_name(number), socket, rate_max: None, weight: 10 };
+        let (name, health) = (listen_link_name(number), HealthConfig::default());
+        let link = LinkSpec { name, socket, rate_max: None, weight: 10, health };
         let (table, pool) = (Arc::clone(&resources.table), resources.pool.clone());
         let link = Link::new(link, Arc::clone(&spec.identity), Some(server), table, pool);
         link.open().map_err(|source| StartError::Listen { address: *address, source })?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use mwb_proto::bond::{ReceiverConfig, SenderConfig};
 use mwb_proto::control::{Gateway, UplinkKind};
+use mwb_proto::health::HealthConfig;
 use tokio::sync::watch;
 
 use crate::identity::{Identity, NodeId};
@@ -77,10 +78,12 @@ pub struct UplinkSpec {
     pub metered: bool,
     /// Whether others on the LAN may lease it.
     pub lend: bool,
+    /// What its paths are judged by.
+    pub health: HealthConfig,
 }
 
 /// An uplink that the host was found to have.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FoundUplink {
     /// Device that its datagrams must use; unique in the list.
     pub interface: String,
@@ -98,6 +101,8 @@ pub struct FoundUplink {
     pub metered: bool,
     /// Whether others on the LAN may lease it.
     pub lend: bool,
+    /// What its paths are judged by.
+    pub health: HealthConfig,
 }
 
 /// How this node meets others on a LAN.

@@ -216,6 +216,7 @@ impl Uplinks {
                 line: found.line,
                 metered: found.metered,
                 lend: found.lend,
+                health: found.health.clone(),
             };
             self.begin(&mut state, spec, Some(found.attached.clone()));
             changed = true;
@@ -237,7 +238,7 @@ impl Uplinks {
             mark: spec.fwmark,
         };
         let (name, rate_max, weight) = (spec.name.clone(), spec.rate_max, spec.weight);
-        let link = LinkSpec { name: name.clone(), socket, rate_max, weight };
+        let link = LinkSpec { name: name.clone(), socket, rate_max, weight, health: spec.health.clone() };
         let (table, pool) = (Arc::clone(&parts.table), parts.pool.clone());
         let link = Link::new(link, Arc::clone(&parts.identity), None, table, pool);
         parts.links.add(ChildSpec::driven::<WanLink>(name, Arc::clone(&link)));

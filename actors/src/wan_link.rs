@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use mwb_proto::bond::TxBatch;
 use mwb_proto::buf::BufPool;
+use mwb_proto::health::HealthConfig;
 use mwb_proto::wire::Refusal;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -128,6 +129,8 @@ pub struct LinkSpec {
     pub rate_max: Option<u64>,
     /// Weight for the weighted modes.
     pub weight: u32,
+    /// What its paths are judged by.
+    pub health: HealthConfig,
 }
 
 /// The part of a link that survives its actor.

@@ -248,6 +248,7 @@ fn found(interface: &str) -> FoundUplink {
         line: "ethernet",
         metered: false,
         lend: false,
+        health: Default::default(),
     }
 }
 

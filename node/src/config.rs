@@ -28,12 +28,14 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::Path;
+use std::time::Duration;
 
 use config::{Config, ValueKind};
 use ipnet::IpNet;
 use mwb_actors::identity::NodeId;
 use mwb_proto::bond::{ReceiverConfig, SenderConfig};
 use mwb_proto::control::UplinkKind;
+use mwb_proto::health::HealthConfig;
 use mwb_proto::wire::v2::Class;
 
 pub(crate) use check::host_name;
@@ -112,7 +114,7 @@ pub(crate) struct Discovery {
 }
 
 /// One way to the internet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Uplink {
     /// 1 to 31, unique.
     pub(crate) id: u8,
@@ -132,6 +134,8 @@ pub(crate) struct Uplink {
     pub(crate) metered: bool,
     /// Whether others on the LAN may lease it; [`Lan`] may forbid it for all.
     pub(crate) lend: bool,
+    /// Beyond what its paths are called degraded, and after how much silence down.
+    pub(crate) health: HealthConfig,
 }
 
 /// What kind of line an uplink is.
@@ -219,6 +223,15 @@ impl LinkType {
             Self::Cable => typical((10, 30), (50, 500), "high"),
             Self::Ethernet | Self::Wifi | Self::Tethering | Self::Other => None,
         }
+    }
+
+    /// What paths over such a line are judged by unless somebody says otherwise: a round trip of twice what is usual is
+    /// not, and one that a wire has is not held against a satellite.
+    pub(crate) fn health(self) -> HealthConfig {
+        let usual = self.typical().map_or(0, |typical| typical.latency_ms.1);
+        let default = HealthConfig::default();
+        let latency_max = default.latency_max.max(Duration::from_millis(2 * u64::from(usual)));
+        HealthConfig { latency_max, ..default }
     }
 
     /// What others on the LAN are told.

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mwb_proto::control::{self, Decoded, FrameDecoder, Message, PathLimit};
-use mwb_proto::health::HealthConfig;
 use mwb_proto::time::Time;
 use parking_lot::Mutex;
 use quinn::{Connection, RecvStream, SendStream};
@@ -122,7 +121,8 @@ impl HeldPaths {
         let held = HeldPath { connection, endpoint: Arc::clone(&endpoint), stream, since };
         self.paths.lock().insert(endpoint.generation(), held.clone());
         endpoint.session().install(&endpoint);
-        let lent = HealthProbeLent { path: Arc::clone(&endpoint), config: HealthConfig::default() };
+        let lent =
+            HealthProbeLent { path: Arc::clone(&endpoint), config: endpoint.link().spec().health.clone() };
         self.probes.add(ChildSpec::driven::<HealthProbe>(probe_name(&endpoint), lent));
         held
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mwb_proto::buf::BufPool;
+use mwb_proto::health::HealthConfig;
 
 use crate::control::lan_transport;
 use crate::identity::Identity;
@@ -78,7 +79,8 @@ impl LanPort {
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
         server.transport_config(lan_transport());
         let socket = SocketSpec { bind, device: Some(interface.to_owned()), mark: parts.fwmark };
-        let link = LinkSpec { name: lan_link_name(interface), socket, rate_max: None, weight: WEIGHT };
+        let (name, health) = (lan_link_name(interface), HealthConfig::default());
+        let link = LinkSpec { name, socket, rate_max: None, weight: WEIGHT, health };
         let (table, pool) = (Arc::clone(&parts.table), parts.pool.clone());
         let link = Link::new(link, Arc::clone(&parts.identity), Some(server), table, pool);
         Ok(Self { interface: interface.into(), link, found })

@@ -25,6 +25,7 @@ fn found(interface: &str) -> FoundUplink {
         line: "ethernet",
         metered: false,
         lend: true,
+        health: Default::default(),
     }
 }
 
@@ -41,6 +42,7 @@ fn fixed(id: u8, name: &str, interface: &str) -> UplinkSpec {
         line: "other",
         metered: false,
         lend: true,
+        health: Default::default(),
     }
 }
 

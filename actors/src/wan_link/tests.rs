@@ -35,6 +35,7 @@ fn link_at(bind: &str, name: &str, identity: &Arc<Identity>, accepts: bool) -> A
         socket: SocketSpec { bind: bind.parse().expect("address"), device: None, mark: None },
         rate_max: None,
         weight: 10,
+        health: Default::default(),
     };
     let server = accepts.then(|| {
         let tls = tls::server_config(identity, Allowed::AnyNode).expect("TLS");

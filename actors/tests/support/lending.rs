@@ -79,6 +79,7 @@ impl LendingBed {
             line: "other",
             metered: false,
             lend: true,
+            health: Default::default(),
         };
         let borrower = NodeSpec {
             peers: vec![

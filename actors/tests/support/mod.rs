@@ -253,6 +253,7 @@ impl Bed {
             line: "other",
             metered: false,
             lend: false,
+            health: Default::default(),
         });
         let mut exit = NodeSpec {
             peers: vec![peer("edge", &edge_key, false)],

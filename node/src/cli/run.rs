@@ -269,6 +269,7 @@ fn spec(
         kind: uplink.kind.announced(),
         line: uplink.kind.name(),
         metered: uplink.metered,
+        health: uplink.health.clone(),
         lend: uplink.lend && config.lan.as_ref().is_some_and(|lan| lan.lends(uplink.metered)),
     });
     let peers = config.peers.iter().map(|peer| PeerSpec {

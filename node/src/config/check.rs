@@ -9,6 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use mwb_actors::identity::NodeId;
 use mwb_actors::spec::{EXIT_ADDRESSES_MAX, UPLINK_ID_MAX};
 use mwb_proto::bond::{ReceiverConfig, RoutingMode, SenderConfig};
+use mwb_proto::health::HealthConfig;
 use serde_json::Value as Json;
 
 use super::file::{LanDiscovery, UplinkDiscovery};
@@ -213,9 +214,19 @@ fn uplinks(written: Vec<file::Uplink>, tun: &Tun, faults: &mut Faults<'_>) -> Ve
             }
             address
         });
+        let usual = uplink.kind.health();
+        let latency_max = uplink.max_latency.map_or(usual.latency_max, |latency| latency.0);
+        faults.fill(&key("max_latency"), format!("{latency_max:?}"));
         if !uplink.enabled {
             continue;
         }
+        let health = HealthConfig {
+            latency_max,
+            jitter_max: uplink.max_jitter.0,
+            loss_max: uplink.max_packet_loss / 100.0,
+            failure_threshold: u32::try_from(uplink.failure_threshold).unwrap_or(u32::MAX),
+            ..usual
+        };
         let bind = format!(
             "{}{}",
             interface.as_deref().unwrap_or(""),
@@ -239,6 +250,7 @@ fn uplinks(written: Vec<file::Uplink>, tun: &Tun, faults: &mut Faults<'_>) -> Ve
             weight: u32::try_from(uplink.weight).unwrap_or(u32::MAX),
             metered: uplink.metered,
             lend: uplink.lend,
+            health,
         });
     }
     uplinks

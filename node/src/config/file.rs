@@ -89,6 +89,10 @@ pub(super) struct Uplink {
     #[serde(rename = "type")]
     pub(super) kind: LinkType,
     pub(super) max_bandwidth: Option<u64>,
+    pub(super) max_latency: Option<Span>,
+    pub(super) max_jitter: Span,
+    pub(super) max_packet_loss: f64,
+    pub(super) failure_threshold: u64,
     pub(super) weight: u64,
     pub(super) metered: bool,
     pub(super) lend: bool,

@@ -89,6 +89,7 @@ mod tests {
             weight: 10,
             metered: false,
             lend: true,
+            health: kind.health(),
         }
     }
 

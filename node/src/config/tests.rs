@@ -93,10 +93,21 @@ fn defaults_fill_an_edge() {
             weight: 10,
             metered: false,
             lend: true,
+            health: HealthConfig::default(),
         }]
     );
     assert!(config.exit.is_none());
     assert_eq!(config.peers[0].node_id.as_bytes()[..2], [0x00, 0x11]);
+}
+
+#[test]
+fn a_satellite_is_judged_as_one() {
+    let health =
+        |keys: &str| read(&edge(&format!("{LINK}{keys}\n"))).expect("good").uplinks[0].health.clone();
+    assert_eq!(health("type = \"satellite\"").latency_max, Duration::from_millis(1400));
+    assert_eq!(health("type = \"fiber\"").latency_max, Duration::from_millis(100));
+    let own = health("type = \"satellite\"\nmax_latency = \"300ms\"\nmax_packet_loss = 0.5");
+    assert_eq!((own.latency_max, own.loss_max), (Duration::from_millis(300), 0.005));
 }
 
 #[test]

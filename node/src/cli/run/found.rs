@@ -82,6 +82,7 @@ fn found(candidate: Candidate, lan: Option<&Lan>) -> FoundUplink {
         kind: candidate.line.announced(),
         line: candidate.line.name(),
         metered: candidate.metered,
+        health: candidate.line.health(),
         lend: lan.is_some_and(|lan| lan.lends(candidate.metered)),
     }
 }

@@ -67,22 +67,10 @@ pub(super) const KEYS: &[Key] = &[
         ENDPOINT,
         "As `session.remote_endpoint`; each address is dialled over every uplink.",
     ),
-    nothing(
-        "uplinks[].max_latency",
-        Kind::Anything,
-        "no uplink is left out for its latency alone; see bond.spread_max",
-    ),
-    nothing("uplinks[].max_jitter", Kind::Anything, "no uplink is left out for its jitter"),
-    nothing("uplinks[].max_packet_loss", Kind::Anything, "no uplink is left out for its loss alone"),
     turned(
         "uplinks[].health_check_interval",
         HEARTBEAT,
         "`bond.heartbeat_idle`, the shortest of all uplinks for all of them.",
-    ),
-    nothing(
-        "uplinks[].failure_threshold",
-        Kind::Anything,
-        "a silent uplink is found by the reports that arrive over the others, within some 100 ms",
     ),
     turned(
         "fec.enabled",

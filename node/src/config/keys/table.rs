@@ -6,6 +6,7 @@ use mwb_actors::spec::UPLINK_ID_MAX;
 use mwb_proto::bond::{
     DuplicationConfig, DuplicationMode, FecConfig, FecMode, ReceiverConfig, RoutingMode, SenderConfig,
 };
+use mwb_proto::health::HealthConfig;
 use mwb_proto::wire::Parity;
 use serde_json::json;
 
@@ -167,7 +168,7 @@ pub(super) const KEYS: &[Key] = &[
         "uplinks[].type",
         Kind::Choice(LinkType::names),
         Given::Value(|| json!("other")),
-        "What kind of line it is: shown to people and told to others on the LAN.",
+        "What kind of line it is: shown to people and told to others on the LAN; `max_latency` follows from it.",
     ),
     key(
         "uplinks[].max_bandwidth",
@@ -177,6 +178,35 @@ pub(super) const KEYS: &[Key] = &[
     )
     .unit("bytes per second")
     .advice("12500000 is 100 Mbit/s. Not needed for bonding; a cap leaves room for what does not use the bond."),
+    key(
+        "uplinks[].max_latency",
+        Kind::Span(ms(1), ms(10_000)),
+        Given::Nothing("twice what is usual for its `type`, 100ms at least"),
+        "A path with a longer round trip is called degraded.",
+    )
+    .advice(
+        "For people and for those who watch: the bond goes by what it measures, and uses what is of use. See bond.spread_max.",
+    ),
+    key(
+        "uplinks[].max_jitter",
+        Kind::Span(ms(1), ms(10_000)),
+        Given::Value(|| span(HealthConfig::default().jitter_max)),
+        "A path whose delay varies by more is called degraded.",
+    ),
+    key(
+        "uplinks[].max_packet_loss",
+        Kind::Number(0.0, 100.0),
+        Given::Value(|| json!(HealthConfig::default().loss_max * 100.0)),
+        "A path that loses more is called degraded.",
+    )
+    .unit("percent"),
+    key(
+        "uplinks[].failure_threshold",
+        Kind::Whole(1, 100),
+        Given::Value(|| json!(HealthConfig::default().failure_threshold)),
+        "A path that is silent for so many looks, one a second, is called down.",
+    )
+    .advice("What the bond sends leaves a silent uplink within some 100 ms, whatever is written here."),
     key(
         "uplinks[].weight",
         Kind::Whole(1, 1000),
