@@ -12,9 +12,10 @@ use mwb_proto::health::HealthConfig;
 use ractor::ActorRef;
 use tokio::sync::watch;
 
+use crate::address_pool::book::{AddressBook, Pools};
 use crate::address_pool::{AddressPool, AddressPoolV6};
 use crate::control::dial::ExitPeer;
-use crate::control::exit::{Exit, Pools, SessionParts};
+use crate::control::exit::{Exit, SessionParts};
 use crate::control::exits::{Exits, ExitsParts};
 use crate::control::listen::{Listener, ListenerLent};
 use crate::control::{CloseCode, transport};
@@ -197,7 +198,7 @@ impl Built {
                 spec.name.clone(),
                 resources.instance,
                 Arc::clone(&access),
-                pools,
+                AddressBook::open(pools, exit_spec.addresses_file.clone()),
                 Arc::clone(&host.offer),
                 parts.clone(),
                 Arc::clone(&control_plan),

@@ -149,6 +149,8 @@ pub struct ExitSpec {
     pub pool_v4: (Ipv4Addr, u8),
     /// The same for IPv6; edges get none when unset, or while this host has no IPv6 internet itself.
     pub pool_v6: Option<(Ipv6Addr, u8)>,
+    /// Where it writes down who has which inner address; without it, after a restart an edge may get another.
+    pub addresses_file: Option<PathBuf>,
     /// The nodes that may use it beside the mesh's edges.
     pub allowed: Vec<NodeId>,
 }

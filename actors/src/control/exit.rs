@@ -16,7 +16,7 @@ use super::held::{HeldPaths, datagram_max};
 use super::rivals::Rivals;
 use super::serve::Server;
 use super::{CloseCode, ControlStream, exporter};
-use crate::address_pool::{AddressPool, AddressPoolV6};
+use crate::address_pool::book::AddressBook;
 use crate::channel::BatchQueue;
 use crate::clock;
 use crate::fec_codec::FecCodecs;
@@ -107,6 +107,8 @@ pub struct EdgePeer {
     session: Mutex<Option<Arc<Session>>>,
     /// Nodes that take turns with its key.
     rivals: Rivals,
+    /// Why its last path was refused; `None` when it was not.
+    pub(super) refused: Mutex<Option<RefuseReason>>,
     /// Since when the session has had no path.
     lonely_since: Mutex<Option<Time>>,
 }
@@ -130,15 +132,6 @@ impl std::fmt::Debug for EdgePeer {
     }
 }
 
-/// Where edges get their inner addresses from.
-#[derive(Debug)]
-pub struct Pools {
-    /// Of IPv4.
-    pub v4: AddressPool,
-    /// Of IPv6, if the exit may carry it.
-    pub v6: Option<AddressPoolV6>,
-}
-
 /// The exit's memory.
 pub struct Exit {
     /// Our own name, for the greeting.
@@ -146,7 +139,8 @@ pub struct Exit {
     /// Random at each start of the node.
     pub instance: u64,
     access: Arc<Access>,
-    pools: Mutex<Pools>,
+    /// Where edges get their inner addresses from.
+    addresses: Arc<AddressBook>,
     /// What the host has for edges.
     offer: Arc<HostOffer>,
     peers: Mutex<BTreeMap<NodeId, Arc<EdgePeer>>>,
@@ -165,7 +159,7 @@ impl Exit {
         node_name: String,
         instance: u64,
         access: Arc<Access>,
-        pools: Pools,
+        addresses: Arc<AddressBook>,
         offer: Arc<HostOffer>,
         parts: SessionParts,
         control: Arc<Plan>,
@@ -175,7 +169,7 @@ impl Exit {
             node_name,
             instance,
             access,
-            pools: Mutex::new(pools),
+            addresses,
             offer,
             peers: Mutex::default(),
             parts,
@@ -212,6 +206,7 @@ impl Exit {
                 held: HeldPaths::new(Arc::clone(&self.links)),
                 session: Mutex::new(None),
                 rivals: Rivals::default(),
+                refused: Mutex::new(None),
                 lonely_since: Mutex::new(None),
             });
             let lent = (Arc::clone(self), Arc::clone(&peer));
@@ -242,7 +237,7 @@ impl Exit {
             exporter(connection).map_err(|_error| refuse(RefuseReason::Unavailable, "no keying material"))?;
         let session = self
             .session(peer, join.session)
-            .ok_or_else(|| refuse(RefuseReason::NoAddress, "the address pool is used up"))?;
+            .ok_or_else(|| refuse(RefuseReason::NoAddress, &self.no_address()))?;
         let (path, nonce) = (PathId(join.path), rand::random());
         let secrets = seal::derive(&secret, path, &join.nonce, &nonce, seal::Role::Responder);
         let plan = PathPlan {
@@ -311,16 +306,22 @@ impl Exit {
 
     /// The inner addresses of `node` as they are now; `None` when the IPv4 pool is used up.
     fn assign(&self, node: NodeId) -> Option<InnerAddresses> {
-        let mut pools = self.pools.lock();
-        let v4 = (pools.v4.assign(node)?, pools.v4.prefix());
-        let v6 = pools.v6.as_mut().filter(|_| self.offer.ipv6());
+        let (v4, v6) = self.addresses.assign(node, self.offer.ipv6())?;
         Some(InnerAddresses {
             v4: Some(v4),
-            v6: v6.and_then(|pool| Some((pool.assign(node)?, pool.prefix()))),
-            gateway_v4: Some(pools.v4.gateway()),
+            v6,
+            gateway_v4: Some(self.addresses.gateway()),
             mtu: self.parts.mtu,
             dns: self.offer.resolvers(),
         })
+    }
+
+    /// Why an edge gets no address, and what to do.
+    fn no_address(&self) -> String {
+        format!(
+            "all {} inner addresses of the exit are in use; give it a larger exit.pool",
+            self.addresses.room()
+        )
     }
 
     /// Gives `session` its addresses, and leads what comes for them into it.
@@ -357,6 +358,7 @@ impl Exit {
             self.parts.tun.remove_session(address, &session);
         }
         self.parts.sessions.remove(session.name());
+        self.addresses.release(peer.node);
         *current = None;
     }
 }

@@ -132,8 +132,15 @@ async fn join(exit: Arc<Exit>, peer: Arc<EdgePeer>, arrival: Arrival) {
         JoinError::Refused { .. } => CloseCode::Refused,
         _ => CloseCode::Protocol,
     };
-    let remote = connection.remote_address();
-    tracing::info!(edge = peer.name, %remote, %error, "no path from this connection");
+    let (edge, remote) = (&peer.name, connection.remote_address());
+    match &error {
+        // Something is to be done here, but an edge that asks again and again is told of once.
+        JoinError::Refused { reason, .. } if peer.refused.lock().replace(*reason) != Some(*reason) => {
+            tracing::warn!(edge, %remote, %error, "an edge is turned away");
+        }
+        JoinError::Refused { .. } => tracing::debug!(edge, %remote, %error, "no path from this connection"),
+        _ => tracing::info!(edge, %remote, %error, "no path from this connection"),
+    }
     code.close(&connection);
 }
 
@@ -151,6 +158,7 @@ async fn serve(exit: &Exit, peer: &Arc<EdgePeer>, arrival: Arrival) -> Result<()
             // Installed before the edge knows: its first datagram finds the path.
             let remote = endpoint.remote();
             let held = peer.held.add(connection.clone(), endpoint, stream);
+            *peer.refused.lock() = None;
             held.stream.send(&Message::PathAccept(accept)).await?;
             let (edge, path, uplink) = (&peer.name, join.path, &join.link_name);
             tracing::info!(edge, path, uplink, %remote, "path joined");

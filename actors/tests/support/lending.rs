@@ -101,6 +101,7 @@ impl LendingBed {
                 listen: address("0.0.0.0:4700"),
                 pool_v4: (Ipv4Addr::new(10, 99, 0, 0), 24),
                 pool_v6: None,
+                addresses_file: None,
                 allowed: vec![keys[0].node_id(), keys[1].node_id()],
             }),
             peers: vec![peer("borrower", &keys[0], Vec::new()), peer("lender", &keys[1], Vec::new())],

@@ -261,6 +261,7 @@ impl Bed {
                 listen: vec!["0.0.0.0:4700".parse().expect("address")],
                 pool_v4: (Ipv4Addr::new(10, 99, 0, 0), 24),
                 pool_v6: None,
+                addresses_file: None,
                 allowed: vec![edge_key.node_id()],
             }),
             ..node("exit", &exit_key)

@@ -23,6 +23,9 @@ use crate::platform::{HostSettings, LinuxPlatform, MARK};
 use crate::runtime_dir::Claim;
 use crate::{identity, logging, rights, service, status};
 
+/// In the state folder of an exit: who has which inner address.
+const ADDRESSES: &str = "addresses.json";
+
 #[derive(Args)]
 pub(super) struct RunArgs {
     /// The configuration (TOML, JSON or YAML) [default: /etc/mwb-node.toml, if it is there]; mwb-node config default
@@ -283,6 +286,7 @@ fn spec(
         listen: exit.listen.clone(),
         pool_v4: exit.pool,
         pool_v6: exit.pool_v6,
+        addresses_file: Some(args.state.state_dir.join(ADDRESSES)),
         allowed: config.peers.iter().map(|peer| peer.node_id).collect(),
     });
     let lan = config.lan.as_ref().map(|lan| LanSpec {
