@@ -243,9 +243,13 @@ impl LinuxPlatform {
             }
         }
         netlink.up(tun, index, addresses.mtu).await?;
-        netlink.remove_addresses_but(tun, index, &addresses.inner).await?;
-        for (address, prefix) in &addresses.inner {
-            netlink.add_address(tun, index, *address, *prefix).await?;
+        // Without the pool's prefix: the kernel's route for it would go before that of a LAN whose network overlaps
+        // the pool. What is for other edges follows the default route.
+        let alone = |address: IpAddr| (address, if address.is_ipv4() { 32 } else { 128 });
+        let inner: Vec<_> = addresses.inner.iter().map(|(address, _)| alone(*address)).collect();
+        netlink.remove_addresses_but(tun, index, &inner).await?;
+        for (address, prefix) in inner {
+            netlink.add_address(tun, index, address, prefix).await?;
         }
         let led = match self.default_route {
             true => rules::Led::All,

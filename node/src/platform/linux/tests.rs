@@ -76,6 +76,11 @@ async fn an_edges_routes_come_and_go() {
     assert!(route.contains("unreachable"), "outer packets use the host's own routes: {route}");
     // An IPv6 address elsewhere must not be used for what leaves by the tunnel.
     link("lan0").await;
+    // A LAN within the pool, its route as network managers make it: it stays as it was.
+    assert_eq!(ip("addr add 10.9.8.77/24 dev lan0 noprefixroute"), "");
+    assert_eq!(ip("route add 10.9.8.0/24 dev lan0 src 10.9.8.77 metric 100"), "");
+    let route = ip("-4 route get 10.9.8.1");
+    assert!(route.contains("dev lan0 src 10.9.8.77"), "{route}");
     assert_eq!(ip("-6 addr add fd01::1/64 dev lan0 nodad"), "");
     let refused = UdpSocket::bind("[::]:0").unwrap().connect("[2001:db8::9]:80").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::AddrNotAvailable, "{refused}");
