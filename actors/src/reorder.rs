@@ -183,7 +183,13 @@ pub(crate) fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
+    use mwb_proto::bond::RxItem;
+    use mwb_proto::buf::BufPool;
+    use mwb_proto::wire::PathId;
+    use mwb_proto::wire::v2::{Class, DATA_LEN, DataHeader, Flags, FrameType};
+
     use super::*;
+    use crate::identity::NodeId;
 
     #[test]
     fn only_the_sessions_own_addresses_pass() {
@@ -199,5 +205,45 @@ mod tests {
         packet[15] = 6;
         assert!(!is_ours(&packet, &inner, Role::Exit));
         assert!(!is_ours(&[], &inner, Role::Exit));
+    }
+
+    #[test]
+    fn an_edge_that_sends_from_anothers_address_is_not_heard() {
+        let (pool, now) = (BufPool::new(2048, 4), Time::from_millis(10));
+        let session = Session::new("edge".into(), Role::Exit, NodeId::from_bytes([0; 32]), 1, Arc::default());
+        let v4 = Some(("10.9.0.5".parse().expect("ip"), 24));
+        session.set_inner(Arc::new(InnerAddresses { v4, ..InnerAddresses::default() }));
+        let to_tun = BatchQueue::new(4);
+        let config = ReceiverConfig::default();
+        let lent = ReorderLent { session: Arc::clone(&session), config, to_tun: to_tun.clone(), mtu: 1400 };
+        let receiver = Receiver::new(ReceiverConfig::default(), now);
+        let mut driver = ReorderDriver { lent, receiver, publish_at: now, refused: 0 };
+        for (number, source) in [(0, 5), (1, 6), (2, 1), (3, 5)] {
+            let mut packet = [0; 28];
+            (packet[0], packet[3], packet[9]) = (0x45, 28, 17);
+            packet[12..16].copy_from_slice(&[10, 9, 0, source]);
+            packet[16..20].copy_from_slice(&[8, 8, 8, 8]);
+            let header =
+                DataHeader { sent: now.stamp(), lane: 0, lane_seq: number, incarnation: 1, unqueued: 0 };
+            let mut start = [0; DATA_LEN];
+            header.encode(&mut start);
+            let item = RxItem {
+                path: PathId(0),
+                path_seq: number.into(),
+                arrival: now,
+                wire_len: 64,
+                ce: false,
+                frame: FrameType::Data,
+                flags: Flags::default(),
+                class: Class::BestEffort,
+                plain: pool.copy_from(&[&start[..], &packet].concat()).expect("fits"),
+            };
+            driver.receiver.handle(item, now).expect("well made");
+        }
+        // Whatever order was waited for.
+        driver.receiver.handle_timeout(now + Duration::from_secs(2));
+        driver.deliver(&session);
+        let passed: Vec<u8> = to_tun.pop().expect("a batch").iter().map(|packet| packet[15]).collect();
+        assert_eq!((passed, session.foreign.load(Ordering::Relaxed)), (vec![5, 5], 2));
     }
 }
