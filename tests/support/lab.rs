@@ -1,6 +1,6 @@
 //! An edge, an exit and a server on the internet, connected by two emulated links.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
 use mwb_sim::lab::{Host, Lab, LabOptions};
@@ -144,17 +144,7 @@ impl Bond {
         from: &str,
         prepare: impl FnOnce(socket2::SockRef<'_>) -> std::io::Result<()> + Send + 'static,
     ) -> Option<String> {
-        let from = from.to_owned();
-        self.edge.host().run(move || {
-            let socket = UdpSocket::bind(from).ok()?;
-            prepare(socket2::SockRef::from(&socket)).ok()?;
-            socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
-            socket.connect(who).ok()?;
-            socket.send(b"who").ok()?;
-            let mut answer = [0; 64];
-            let len = socket.recv(&mut answer).ok()?;
-            String::from_utf8(answer[..len].to_vec()).ok()
-        })
+        seen_by(self.edge.host(), who, from.to_owned(), prepare)
     }
 
     /// Whether programs on the edge reach the server through the exit.
@@ -199,9 +189,29 @@ fn address_v6(host: &Host) -> Ipv6Addr {
     v6.expect("every host with IPv4 has IPv6")
 }
 
+/// The address that [`say_who_calls`] at `who` sees when a program on `host` calls it, bound to `from`, with a socket that was
+/// prepared; none if no answer comes.
+pub(crate) fn seen_by(
+    host: &Host,
+    who: SocketAddr,
+    from: impl ToSocketAddrs + Send + 'static,
+    prepare: impl FnOnce(socket2::SockRef<'_>) -> std::io::Result<()> + Send + 'static,
+) -> Option<String> {
+    host.run(move || {
+        let socket = UdpSocket::bind(from).ok()?;
+        prepare(socket2::SockRef::from(&socket)).ok()?;
+        socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+        socket.connect(who).ok()?;
+        socket.send(b"who").ok()?;
+        let mut answer = [0; 64];
+        let len = socket.recv(&mut answer).ok()?;
+        String::from_utf8(answer[..len].to_vec()).ok()
+    })
+}
+
 /// Answers every datagram with the address it came from. The thread ends with the process: the socket holds the
 /// namespace until then.
-fn say_who_calls(host: &Host, address: SocketAddr) {
+pub(crate) fn say_who_calls(host: &Host, address: SocketAddr) {
     let socket = host.run(move || UdpSocket::bind(address)).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
