@@ -84,6 +84,12 @@ impl<T> BatchQueue<T> {
         }
     }
 
+    /// Counts an item as dropped that its writer did not even bring, for a bound of its own.
+    pub(crate) fn count_refused(&self) {
+        self.inner.dropped_full.fetch_add(1, Ordering::Relaxed);
+        self.inner.bell.notify_one();
+    }
+
     /// Takes the oldest item.
     pub fn pop(&self) -> Option<T> {
         let item = self.inner.queue.pop()?;

@@ -11,14 +11,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mwb_proto::bond::{Receiver, ReceiverConfig};
-use mwb_proto::buf::PacketBuf;
 use mwb_proto::fec::FecJob;
 use mwb_proto::time::Time;
 
-use crate::channel::BatchQueue;
 use crate::clock::{self, Timer};
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::session::{FromReceiver, InnerAddresses, Received, Role, Session};
+use crate::tun::outlet::Outlet;
 
 /// How often the receiver's state is published.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -35,7 +34,7 @@ pub struct ReorderLent {
     /// Settings of the machine.
     pub config: ReceiverConfig,
     /// To the TUN writer.
-    pub to_tun: BatchQueue<Vec<PacketBuf>>,
+    pub to_tun: Outlet,
     /// Largest inner packet, for the MSS of passing TCP.
     pub mtu: u16,
 }
@@ -146,11 +145,11 @@ impl ReorderDriver {
             batch.push(packet);
             if batch.len() == PACKETS_PER_BATCH {
                 // A full queue is counted by the queue.
-                let _ = self.lent.to_tun.try_push(std::mem::take(&mut batch));
+                self.lent.to_tun.push(std::mem::take(&mut batch));
             }
         }
         if !batch.is_empty() {
-            let _ = self.lent.to_tun.try_push(batch);
+            self.lent.to_tun.push(batch);
         }
     }
 }
@@ -213,7 +212,7 @@ mod tests {
         let session = Session::new("edge".into(), Role::Exit, NodeId::from_bytes([0; 32]), 1, Arc::default());
         let v4 = Some(("10.9.0.5".parse().expect("ip"), 24));
         session.set_inner(Arc::new(InnerAddresses { v4, ..InnerAddresses::default() }));
-        let to_tun = BatchQueue::new(4);
+        let to_tun = Outlet::new();
         let config = ReceiverConfig::default();
         let lent = ReorderLent { session: Arc::clone(&session), config, to_tun: to_tun.clone(), mtu: 1400 };
         let receiver = Receiver::new(ReceiverConfig::default(), now);

@@ -5,6 +5,7 @@
 //! The device belongs to the node's supervisor; it is not persistent and ends with the process.
 
 mod merge;
+pub(crate) mod outlet;
 mod reader;
 mod refuse;
 mod split;
@@ -17,17 +18,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use mwb_proto::buf::{BufPool, PacketBuf};
+use mwb_proto::buf::BufPool;
 use serde::Serialize;
 use tokio::sync::watch;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use crate::channel::{BatchQueue, QueueStats};
+use self::outlet::Outlet;
+use crate::channel::QueueStats;
 use crate::driver::{Crew, Drive, DrivenActor, DriverError};
 use crate::session::Session;
 
-/// Batches that may wait for the TUN writer: 64 x 128 packets, 16 MiB of 2 KiB buffers.
-const TO_TUN_MAX: usize = 64;
 /// Packets the kernel keeps for us while we are busy.
 const TX_QUEUE_LEN: u32 = 1000;
 
@@ -112,7 +112,7 @@ pub struct Tun {
     mtu: u16,
     pool: BufPool,
     routes: ArcSwap<TunRoutes>,
-    to_tun: BatchQueue<Vec<PacketBuf>>,
+    to_tun: Outlet,
     counters: TunCounters,
 }
 
@@ -130,7 +130,7 @@ impl Tun {
             mtu: spec.mtu,
             pool,
             routes: ArcSwap::default(),
-            to_tun: BatchQueue::new(TO_TUN_MAX),
+            to_tun: Outlet::new(),
             counters: TunCounters::default(),
         }))
     }
@@ -173,7 +173,7 @@ impl Tun {
     }
 
     /// The queue to the writer.
-    pub fn to_tun(&self) -> &BatchQueue<Vec<PacketBuf>> {
+    pub fn to_tun(&self) -> &Outlet {
         &self.to_tun
     }
 
@@ -207,7 +207,7 @@ impl Tun {
 
     /// Gives the kernel `packet` as if a session had delivered it; false when it is too long or too many wait.
     pub fn inject(&self, packet: &[u8]) -> bool {
-        self.pool.copy_from(packet).is_some_and(|packet| self.to_tun.try_push(vec![packet]).is_ok())
+        self.pool.copy_from(packet).is_some_and(|packet| self.to_tun.push(vec![packet]))
     }
 
     /// The counters.

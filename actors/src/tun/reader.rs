@@ -19,9 +19,10 @@ use crate::session::{Role, Session};
 
 /// A device that is deleted is not readable, it has an error.
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
-/// Reads before the packets are handed on and other tasks get their turn.
-const READS_PER_TURN: usize = 16;
-/// Packets handed on at once.
+/// Reads before the packets are handed on and other tasks get their turn. With many sessions each of these takes a
+/// while, and a read brings a packet or two: with 16 the packets of 16 edges waited in the device.
+const READS_PER_TURN: usize = 64;
+/// Packets after which no more are read in a turn.
 const PACKETS_PER_BATCH: usize = 128;
 
 /// Reads for ever.
@@ -129,7 +130,7 @@ fn hand_on(
 fn refuse(tun: &Tun, packet: &[u8], refusals: &mut Refusals) {
     let answer = refusals.answer(packet, &tun.pool, crate::clock::now());
     // While the writer cannot follow, a program waits for its time-out.
-    if answer.is_some_and(|answer| tun.to_tun.try_push(vec![answer]).is_ok()) {
+    if answer.is_some_and(|answer| tun.to_tun.push(vec![answer])) {
         tun.counters.refused.fetch_add(1, Ordering::Relaxed);
     }
 }

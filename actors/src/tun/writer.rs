@@ -13,8 +13,11 @@ use super::Tun;
 use super::merge::{PACKETS_MAX, Plan};
 use crate::driver::{DriverError, Pulse};
 
-/// Batches written before other tasks get their turn.
+/// Batches written before other tasks get their turn, unless they are small: of as many as there are sessions each may have
+/// brought one.
 const BATCHES_PER_TURN: usize = 8;
+/// Packets written in any case, if there are so many: a millisecond's work when none can be merged.
+const PACKETS_PER_TURN: usize = 256;
 
 /// Writes for ever.
 ///
@@ -24,8 +27,10 @@ pub(super) async fn run(tun: Arc<Tun>, device: Arc<SyncDevice>, pulse: Pulse) ->
     let mut plan = Plan::default();
     loop {
         pulse.beat().await?;
-        for _ in 0..BATCHES_PER_TURN {
+        let (mut batches, mut packets) = (0, 0);
+        while batches < BATCHES_PER_TURN || packets < PACKETS_PER_TURN {
             let Some(mut batch) = tun.to_tun.pop() else { break };
+            (batches, packets) = (batches + 1, packets + batch.len());
             pulse.count_handled(batch.len() as u64);
             for packets in batch.chunks_mut(PACKETS_MAX) {
                 write(&tun, &device, &mut plan, packets)?;
