@@ -6,6 +6,7 @@
 
 mod control_bytes;
 mod cpu;
+mod edges;
 mod flood;
 mod idle;
 mod measure;
@@ -120,6 +121,7 @@ fn measure_all(args: &BenchArgs) -> anyhow::Result<String> {
         Kind::Return => repeat(args, &profile, outage::returns),
         Kind::Cpu => repeat(args, &profile, cpu::run),
         Kind::Flood => repeat(args, &profile, flood::run),
+        Kind::Edges => repeat(args, &profile, edges::run),
         Kind::Neighbours => repeat(args, &profile, neighbours::run),
     }
 }

@@ -46,6 +46,8 @@ pub(crate) struct MeshOptions {
     pub(crate) only: Option<String>,
     /// The edges know nothing of each other.
     pub(crate) apart: bool,
+    /// Only the exit starts; it knows the edges all the same.
+    pub(crate) exit_alone: bool,
     /// A folder for the nodes' traces and the start of their file names.
     pub(crate) trace: Option<(PathBuf, String)>,
 }
@@ -102,6 +104,7 @@ impl Mesh {
     ) -> anyhow::Result<Self> {
         let dir = match &options.only {
             Some(link) => lab.dir().join(format!("nodes-{link}")),
+            None if options.exit_alone => lab.dir().join("nodes-alone"),
             None => lab.dir().join("nodes"),
         };
         std::fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
@@ -116,7 +119,11 @@ impl Mesh {
         let uplinks: usize = edges.iter().map(|host| options.awaited(host)).sum();
         let mut mesh = Self { nodes: Vec::new() };
         for host in &hosts {
+            if options.exit_alone && host.name() != EXIT {
+                continue;
+            }
             let (text, paths) = match (host.name() == EXIT, options.apart) {
+                (true, _) if options.exit_alone => (exit_config(&edges, &ids, options), 0),
                 (true, false) => (exit_config(&edges, &ids, options), uplinks * edges.len()),
                 (true, true) => (exit_config(&edges, &ids, options), uplinks),
                 (false, false) => (edge_config(host, &edges, lab, &ids, options), uplinks),

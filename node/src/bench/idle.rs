@@ -59,9 +59,9 @@ pub(super) struct Cost {
     /// User and system time in per cent of one core.
     pub(super) cpu_percent: f64,
     /// Resident memory, MiB.
-    rss_mib: f64,
+    pub(super) rss_mib: f64,
     /// Times a second that one of its threads was woken or interrupted.
-    switches_per_second: f64,
+    pub(super) switches_per_second: f64,
 }
 
 /// One reading of a process' accounts.

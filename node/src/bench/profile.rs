@@ -62,6 +62,8 @@ pub(super) enum Kind {
     Neighbours,
     /// An edge behind each of two links, of which the second is flooded.
     Flood,
+    /// An edge behind each link, all at one exit.
+    Edges,
     /// Plain interfaces without an emulator: what the nodes cost, against rivals.
     Cpu,
 }
@@ -71,7 +73,13 @@ impl Kind {
     fn links_min(self) -> usize {
         match self {
             Self::Bond | Self::Cpu => 1,
-            Self::Lan | Self::Relayed | Self::Flood | Self::Cut | Self::Return | Self::Neighbours => 2,
+            Self::Lan
+            | Self::Relayed
+            | Self::Flood
+            | Self::Edges
+            | Self::Cut
+            | Self::Return
+            | Self::Neighbours => 2,
         }
     }
 }
@@ -84,7 +92,7 @@ impl Profile {
     pub(super) fn lab(&self) -> Result<Lab, LabError> {
         let links = || self.links.iter().map(Link::spec);
         match self.kind {
-            Kind::Lan | Kind::Relayed | Kind::Flood => {
+            Kind::Lan | Kind::Relayed | Kind::Flood | Kind::Edges => {
                 Lab::lan(&links().map(|link| vec![link]).collect::<Vec<_>>())
             }
             Kind::Cpu => Lab::edge_exit_with(

@@ -172,7 +172,7 @@ impl Serialize for SharingRun {
 }
 
 /// Jain's index: `(Σ x)² / (n Σ x²)`, 1 when all are equal, 1/n when one has everything.
-fn jain(values: &[f64]) -> f64 {
+pub(super) fn jain(values: &[f64]) -> f64 {
     let sum: f64 = values.iter().sum();
     let squares: f64 = values.iter().map(|value| value * value).sum();
     sum * sum / (values.len() as f64 * squares)

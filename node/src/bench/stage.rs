@@ -107,18 +107,31 @@ impl<'a> Stage<'a> {
         self.say(&only.map_or("starting the nodes".to_owned(), |link| {
             format!("starting the nodes, over {link} alone")
         }));
-        let links = &self.profile.links;
-        let options = MeshOptions {
-            mode: self.settings.mode.unwrap_or_default(),
-            weights: links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
-            trace: self.settings.trace.clone(),
-            only: only.map(str::to_owned),
-            apart: self.profile.kind == Kind::Flood,
-            optional: links.iter().filter(|link| link.optional).map(|link| link.name.clone()).collect(),
-        };
+        let options = MeshOptions { only: only.map(str::to_owned), ..self.options() };
         let mesh = Mesh::start(&self.lab, &options, &|| Ok(()))?;
         self.emulator().reset_lateness()?;
         Ok(mesh)
+    }
+
+    /// Starts the exit without any edge.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(super) fn exit_alone(&self) -> anyhow::Result<Mesh> {
+        self.say("the exit without edges");
+        Mesh::start(&self.lab, &MeshOptions { exit_alone: true, ..self.options() }, &|| Ok(()))
+    }
+
+    fn options(&self) -> MeshOptions {
+        let links = &self.profile.links;
+        MeshOptions {
+            mode: self.settings.mode.unwrap_or_default(),
+            weights: links.iter().map(|link| (link.name.clone(), link.weight)).collect(),
+            trace: self.settings.trace.clone(),
+            apart: matches!(self.profile.kind, Kind::Flood | Kind::Edges),
+            optional: links.iter().filter(|link| link.optional).map(|link| link.name.clone()).collect(),
+            ..MeshOptions::default()
+        }
     }
 
     /// How well the emulator kept time since the nodes started.
