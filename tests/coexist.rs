@@ -128,6 +128,7 @@ fn another_vpn_has_the_host_whoever_came_first() {
         transfer(&bond);
         vpn_up(&bond.edge);
         check_beside_vpn(&mut bond);
+        assert!(!bond.edge.log().contains("has removed"), "the VPN takes away its own rules alone");
         bond.edge.stop();
         let rules = bond.edge.ip("-4 rule");
         assert!(rules.contains("lookup 51820") && rules.contains("suppress_prefixlength 0"), "{rules}");

@@ -248,18 +248,18 @@ impl LinuxPlatform {
         let alone = |address: IpAddr| (address, if address.is_ipv4() { 32 } else { 128 });
         let inner: Vec<_> = addresses.inner.iter().map(|(address, _)| alone(*address)).collect();
         netlink.remove_addresses_but(tun, index, &inner).await?;
-        for (address, prefix) in inner {
-            netlink.add_address(tun, index, address, prefix).await?;
+        for (address, prefix) in &inner {
+            netlink.add_address(tun, index, *address, *prefix).await?;
         }
         let led = match self.default_route {
             true => rules::Led::All,
             false => rules::Led::Bound {
                 tun: tun.to_owned(),
-                addresses: addresses.inner.iter().map(|(address, _)| *address).collect(),
+                addresses: inner.iter().map(|(address, _)| *address).collect(),
             },
         };
         routes::lead_into(&netlink, tun, index, &led).await?;
-        self.set_up.lock().edge = Some(keep::Edge { index, addresses: addresses.inner.clone(), led });
+        self.set_up.lock().edge = Some(keep::Edge { index, addresses: inner, led });
         Ok(())
     }
 

@@ -288,7 +288,7 @@ pub(super) const KEYS: &[Key] = &[
         Given::Value(|| json!("10.109.119.0/24")),
         "Inner addresses handed out to edges; the exit has the first.",
     )
-    .advice("Must not collide with a LAN of yours."),
+    .advice("May overlap a LAN of an edge, not one of the exit."),
     key(
         "exit.pool_v6",
         Kind::Text("an IPv6 network, or \"\""),

@@ -4,6 +4,7 @@
 //! reads the kernel's state with `ip`.
 
 use std::process::Command;
+use std::time::Duration;
 
 use rtnetlink::LinkBridge;
 
@@ -101,7 +102,11 @@ async fn an_edges_routes_come_and_go() {
         assert!(route.contains(&format!("src 10.9.8.{number}")), "{route}");
         assert_eq!(ip("addr show mwb0").matches("inet").count(), 2);
     }
+    let undisturbed = tokio::time::timeout(Duration::from_millis(700), platform.disturbed("mwb0"));
+    assert!(undisturbed.await.is_err(), "all that was set up is there");
     platform.edge_up("mwb0", &addresses).await.unwrap();
+    let undisturbed = tokio::time::timeout(Duration::from_millis(700), platform.disturbed("mwb0"));
+    assert!(undisturbed.await.is_err(), "all that was set up is there");
     let refused = UdpSocket::bind("[::]:0").unwrap().connect("[2001:db8::9]:80").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::AddrNotAvailable, "{refused}");
 
