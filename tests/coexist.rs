@@ -116,6 +116,11 @@ fn another_vpn_has_the_host_whoever_came_first() {
         let before = Footprint::of(&bond.edge);
         bond.edge.start();
         check_beside_vpn(&mut bond);
+        assert!(
+            bond.edge.log().contains("another program's rules have this host's traffic"),
+            "{}",
+            bond.edge.log()
+        );
         wait_until("IPv6, which the VPN does not carry, goes through", PATIENCE, || bond.is_through_v6());
         bond.edge.stop();
         before.check(&bond.edge, "beside a VPN that was there before");

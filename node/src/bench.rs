@@ -17,6 +17,7 @@ mod outage;
 mod overhead;
 mod plot;
 mod profile;
+mod program;
 mod relayed;
 mod report;
 mod sharing;

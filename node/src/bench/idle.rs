@@ -9,13 +9,14 @@ use mwb_sim::lab::{self, Lab};
 use serde::Serialize;
 
 use super::profile;
+use super::program::Program;
 use super::{BenchArgs, output};
 use crate::lab_mesh::{Mesh, MeshOptions};
 use crate::lab_refused;
 
 /// What the command line calls it; it is not in the table of links.
 pub(super) const NAME: &str = "idle";
-pub(super) const ABOUT: &str = "what nodes cost while unused: CPU and memory";
+pub(super) const ABOUT: &str = "what nodes cost while unused: CPU and memory; start and size of the program";
 /// The links under it.
 const LINKS: &str = "two-path";
 /// Not counted: the nodes have just met.
@@ -42,6 +43,8 @@ pub(super) struct IdleReport {
     exit: Cost,
     /// No more than this.
     target: Target,
+    /// The program itself.
+    program: Program,
 }
 
 /// What the cost should stay below.
@@ -78,6 +81,7 @@ pub(super) struct Reading {
 /// When the host does not allow labs, or a node does not work.
 pub(super) fn measure(args: &BenchArgs) -> anyhow::Result<IdleReport> {
     let profile = profile::find(LINKS, None)?;
+    let program = Program::measure()?;
     Lab::preflight().map_err(|error| anyhow::anyhow!(lab_refused::explain(&error)))?;
     output::progress("waiting for other labs on this machine to end");
     let _alone = lab::machine_lock().context("taking the machine's lock")?;
@@ -100,6 +104,7 @@ pub(super) fn measure(args: &BenchArgs) -> anyhow::Result<IdleReport> {
         edge: Cost::between(&before[0], &after[0]),
         exit: Cost::between(&before[1], &after[1]),
         target: Target { cpu_percent: CPU_PERCENT_MAX, rss_mib: RSS_MIB_MAX },
+        program,
     })
 }
 
@@ -169,7 +174,7 @@ impl IdleReport {
         }
         let Target { cpu_percent, rss_mib } = self.target;
         let _ = writeln!(out, "  {:<10}{cpu_percent:>12.2}{rss_mib:>12.1}", "target <");
-        out
+        out + &self.program.line()
     }
 }
 

@@ -36,7 +36,8 @@ pub(crate) use uplinks::{Candidate, NoUplink, OnHost, Survey, Surveyed, Wanted, 
 /// Mark of our outer packets, number of our routing table, and ("mw" in ASCII) our signature.
 pub(crate) const MARK: u32 = 0x6d77;
 
-/// A name server of the internet's root: where a way to it is, there is IPv6. Nothing is sent.
+/// Name servers of the internet's root: which way to them is taken tells of the way to the internet. Nothing is sent.
+const IPV4_INTERNET: Ipv4Addr = Ipv4Addr::new(193, 0, 14, 129);
 const IPV6_INTERNET: Ipv6Addr = Ipv6Addr::new(0x2001, 0x7fd, 0, 0, 0, 0, 0, 1);
 
 /// How long interfaces may take to settle after the first message about a change.
@@ -321,10 +322,16 @@ impl Platform for LinuxPlatform {
         let (tun, mut offered) = (tun.to_owned(), inner.dns.clone());
         Box::pin(async move {
             self.edge_up(&tun, &addresses).await.map_err(|error| error.to_string())?;
+            let is_ours =
+                |source: Option<IpAddr>| addresses.inner.iter().any(|(own, _)| source == Some(*own));
+            if self.default_route && families.0 && !is_ours(source_towards(IPV4_INTERNET.into())) {
+                tracing::info!(
+                    "another program's rules have this host's traffic, a VPN's as a rule: what it sends itself uses the bond; \
+                     mwb-node doctor names them"
+                );
+            }
             // A private network here may have the addresses of one behind the exit: what is asked there is not the exit's.
-            let through =
-                |to: &IpAddr| addresses.inner.iter().any(|(own, _)| source_towards(*to) == Some(*own));
-            offered.retain(through);
+            offered.retain(|to| is_ours(source_towards(*to)));
             self.names.set(&tun, &offered, families).await;
             Ok(())
         })

@@ -19,6 +19,8 @@ use super::{PlatformError, nftables, routes, sysctl};
 
 /// What one program changes comes in several messages.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Tables of a host with many containers change all the time: they are looked at no more often than this.
+const REST: Duration = Duration::from_millis(500);
 /// How often everything is looked at although the kernel tells nothing.
 const LOOK: Duration = Duration::from_secs(10);
 /// Who hears of changes of tables and rules (linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES, as a bit).
@@ -128,7 +130,7 @@ async fn exit(ipv6: Option<bool>) -> String {
             }
         };
         match tokio::time::timeout(LOOK, change).await {
-            Ok(Ok(())) => tokio::time::sleep(SETTLE).await,
+            Ok(Ok(())) => tokio::time::sleep(REST).await,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the kernel tells nothing of tables");
                 told = None;
