@@ -162,7 +162,7 @@ fn asking_and_cleaning_where_no_node_runs() {
     let runtime = dir.path().join("run");
     let output = run(&["status", "--runtime-dir", runtime.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("mwb-node run --config"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("start one with mwb-node run"));
     assert!(output.stdout.is_empty());
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mwb_sim::traffic::{FlowSpec, download};
 
 use support::lab::Bond;
-use support::node::{PATIENCE, wait_until};
+use support::node::{PATIENCE, command, wait_until};
 use support::skip::in_lab;
 
 /// Rules, routes and settings of the edge that a node may change.
@@ -88,6 +88,23 @@ fn a_killed_edge_is_cleaned_and_starts_again() {
         let refused = bond.edge.down();
         assert!(!refused.status.success(), "down must not touch a running node");
         assert!(String::from_utf8_lossy(&refused.stderr).contains("a node runs already"), "{refused:?}");
+        // Nor must one that looks elsewhere for it.
+        let (shown, dir) = (edge_state(&bond), bond.edge.state_dir().with_extension("elsewhere"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let elsewhere = ["--runtime-dir", dir.to_str().unwrap()];
+        let down = bond.edge.host().output(command(&[&["down"], &elsewhere[..]].concat())).unwrap();
+        let config = bond.edge.config_file().to_str().unwrap().to_owned();
+        let run = bond.edge.mwb(&[&["run", "--config", &config], &elsewhere[..]].concat());
+        for refused in [down, run] {
+            assert!(!refused.status.success(), "{refused:?}");
+            let told = String::from_utf8_lossy(&refused.stderr);
+            assert!(
+                told.contains("a node that runs with another --runtime-dir has the interface mwb0"),
+                "{told}"
+            );
+        }
+        assert_eq!(edge_state(&bond), shown);
+        assert!(bond.is_through());
 
         bond.edge.kill();
         let down = bond.edge.down();

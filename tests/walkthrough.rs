@@ -136,7 +136,9 @@ fn the_quick_start_as_written() {
         let files = lab.host("server").run(move || server((address, 7000).into())).unwrap();
 
         // Built is the program with this test.
-        assert!(blocks[0][0].starts_with("cargo build --release && sudo install target/release/mwb-node "));
+        assert!(
+            blocks[0][0].starts_with("cargo build --release && sudo install -s target/release/mwb-node ")
+        );
         let [init, run, invite] = &blocks[1][..] else { panic!("{:?}", blocks[1]) };
         done(exit.output(&init.replace(PUBLIC, &exit.host.address().to_string())));
         let mut running = vec![exit.start(run)];

@@ -50,8 +50,8 @@ impl Claim {
             let lives = pid.is_some_and(|pid| test_kill_process(pid).is_ok());
             if lives || begin.elapsed() > PARTING {
                 bail!(
-                    "a node runs already with the runtime folder {} (process {}); stop that one, or choose another \
-                     folder with --runtime-dir",
+                    "a node runs already with the runtime folder {} (process {}); stop that one first (Ctrl-C, \
+                     or systemctl stop mwb-node)",
                     dir.display(),
                     owner.trim()
                 );

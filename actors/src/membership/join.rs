@@ -28,7 +28,7 @@ const PARTING: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum MeshJoinError {
     /// None of the inviter's addresses answered.
-    #[error("the inviter cannot be reached:\n{}", .0.iter().map(|(a, e)| format!("  {a}: {e}")).collect::<Vec<_>>().join("\n"))]
+    #[error("the inviter cannot be reached; it must run, with its UDP port open (mwb-node doctor there), and no node may run here:\n{}", .0.iter().map(|(a, e)| format!("  {a}: {e}")).collect::<Vec<_>>().join("\n"))]
     Unreachable(Vec<(SocketAddr, String)>),
     /// The inviter belongs to another mesh than the token.
     #[error("the token is for another mesh: the inviter now belongs to a mesh with another root")]

@@ -23,7 +23,7 @@ pub(super) fn down(runtime_dir: &Path) -> Result<(), Failure> {
     if cleaned.failed.is_empty() {
         return Ok(());
     }
-    let message =
-        format!("not everything could be undone (are you root?):\n  {}", cleaned.failed.join("\n  "));
+    let who = if rustix::process::geteuid().is_root() { "" } else { " (run as root: sudo mwb-node down)" };
+    let message = format!("not everything could be undone{who}:\n  {}", cleaned.failed.join("\n  "));
     Err(Failure::new(message))
 }

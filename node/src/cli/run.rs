@@ -182,7 +182,7 @@ async fn node(
         let running = mwb_actors::start(spec, Arc::clone(&platform) as _).await.map_err(|error| {
             let hint = match &error {
                 StartError::Tun { .. } => {
-                    "; run as root, load the module (modprobe tun), or stop what uses that name"
+                    "; run as root, load the module (modprobe tun), or stop the node or program that has an interface of that name"
                 }
                 StartError::Listen { .. } => "; free the address, or change exit.listen",
                 StartError::LanPort { .. } => "; free the port, or change lan.port",

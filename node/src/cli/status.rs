@@ -1,5 +1,7 @@
 //! `mwb-node status`: ask the running node.
 
+use std::io::ErrorKind;
+
 use clap::Args;
 use serde_json::Value;
 
@@ -41,11 +43,14 @@ pub(super) fn ask(runtime: &RuntimeDir, socket: &Socket) -> Result<Value, Failur
         AskError::NotRunning => Failure {
             code: NOT_RUNNING,
             message: format!(
-                "no node answers at {}; start one with mwb-node run --config FILE, or name its folder with --runtime-dir \
+                "no node answers at {}; start one with mwb-node run, or name its folder with --runtime-dir \
                  or its socket with --socket",
                 path.display()
             ),
         },
+        AskError::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Failure::new(format!("the node at {} answers root alone: sudo mwb-node …", path.display()))
+        }
         other => Failure::new(format!("asking the node: {other}")),
     })
 }

@@ -70,6 +70,12 @@ pub(crate) enum PlatformError {
          docker run --sysctl net.ipv4.ip_forward=1"
     )]
     NoForwarding(#[source] std::io::Error),
+    /// Routes and rules lead to a running node.
+    #[error(
+        "a node that runs with another --runtime-dir has the interface {0}, and this host's routes, rules and names: they stay; stop that \
+         node first"
+    )]
+    InUse(String),
     /// An interface does not exist.
     #[error("there is no interface {0}")]
     NoInterface(String),

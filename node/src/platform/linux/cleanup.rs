@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::netlink::Netlink;
-use super::{Journal, dns, nftables, routes, rules, sysctl};
+use super::{Journal, PlatformError, dns, nftables, routes, rules, sysctl};
 
 /// Removes and puts back; what was done, in words, and what could not be.
 pub(crate) struct Cleaned {
@@ -19,16 +19,15 @@ pub(crate) struct Cleaned {
 /// Undoes what nodes with this runtime directory left. Everything is tried, whatever fails.
 pub(crate) async fn clean(runtime_dir: &Path) -> Cleaned {
     let mut cleaned = Cleaned { done: Vec::new(), failed: Vec::new() };
-    let removed = match Netlink::open() {
-        Ok(netlink) => routes::remove(&netlink).await,
-        Err(error) => Err(error),
-    };
-    match removed {
-        Ok(removed) => cleaned.done.extend(removed.into_iter().map(|what| format!("removed an {what}"))),
-        Err(error) => cleaned.failed.push(error.to_string()),
-    }
-    match dns::restore(runtime_dir) {
-        Ok(restored) => cleaned.done.extend(restored),
+    match remove_routes().await {
+        Ok(removed) => {
+            cleaned.done.extend(removed.into_iter().map(|what| format!("removed an {what}")));
+            match dns::restore(runtime_dir) {
+                Ok(restored) => cleaned.done.extend(restored),
+                Err(error) => cleaned.failed.push(error.to_string()),
+            }
+        }
+        // Names are asked through them.
         Err(error) => cleaned.failed.push(error.to_string()),
     }
     match Journal::open(runtime_dir) {
@@ -38,11 +37,20 @@ pub(crate) async fn clean(runtime_dir: &Path) -> Cleaned {
     cleaned
 }
 
+/// Removes routes and rules, unless they lead to a node that runs: one with another runtime directory.
+async fn remove_routes() -> Result<Vec<String>, PlatformError> {
+    let netlink = Netlink::open()?;
+    match routes::in_use(&netlink).await? {
+        Some(tun) => Err(PlatformError::InUse(tun)),
+        None => routes::remove(&netlink).await,
+    }
+}
+
 /// What nodes with this runtime directory have on the host now, one line per thing; a killed one leaves it.
 ///
 /// # Errors
 /// When the host or the notes cannot be read.
-pub(crate) async fn present(runtime_dir: &Path) -> Result<Vec<String>, super::PlatformError> {
+pub(crate) async fn present(runtime_dir: &Path) -> Result<Vec<String>, PlatformError> {
     let mut present = rules::rules(&Netlink::open()?).await?.ours;
     let journal = Journal::open(runtime_dir)?;
     present.extend(journal.nftables().then(|| "the nftables table inet mwb".to_owned()));
@@ -54,7 +62,7 @@ pub(crate) async fn present(runtime_dir: &Path) -> Result<Vec<String>, super::Pl
 ///
 /// # Errors
 /// When the kernel does not list them.
-pub(crate) async fn rules() -> Result<rules::Rules, super::PlatformError> {
+pub(crate) async fn rules() -> Result<rules::Rules, PlatformError> {
     rules::rules(&Netlink::open()?).await
 }
 

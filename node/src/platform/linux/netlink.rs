@@ -8,7 +8,7 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
 use tokio::task::JoinHandle;
@@ -55,6 +55,24 @@ impl Netlink {
             }
             Err(error) => Err(PlatformError::netlink(format!("looking for interface {name}"))(error)),
         }
+    }
+
+    /// The name of interface `index`, if it is there and has a carrier: a TUN device has it from the process that holds it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) async fn with_carrier(&self, index: u32) -> Result<Option<String>, PlatformError> {
+        let link = match self.handle.link().get().match_index(index).execute().try_next().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -NO_DEVICE => return Ok(None),
+            other => other.map_err(PlatformError::netlink(format!("looking for interface {index}")))?,
+        };
+        let link = link.filter(|link| link.header.flags.contains(LinkFlags::LowerUp));
+        Ok(link.and_then(|link| {
+            link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+        }))
     }
 
     /// The name of the interface that has `address`.

@@ -68,6 +68,27 @@ pub(super) async fn lead_into(
     Ok(())
 }
 
+/// The TUN device of a running node to which routes of ours lead: that of a killed one is gone, or at least has no carrier.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub(super) async fn in_use(netlink: &Netlink) -> Result<Option<String>, PlatformError> {
+    for family in families() {
+        for route in routes_of(netlink.handle(), &family).await?.iter().filter(|route| is_our_route(route)) {
+            let index = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            let Some(index) = index else { continue };
+            let device = netlink.with_carrier(index).await?;
+            if device.is_some() {
+                return Ok(device);
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Removes every rule and route of ours. Returns what was removed, in words.
 ///
 /// # Errors
