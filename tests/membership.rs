@@ -116,6 +116,21 @@ fn a_member_needs_no_address_and_a_revoked_one_gets_no_further() {
         wait_until("it is told why", PATIENCE, || {
             problem(&bond.edge).contains("revoked") || problem(&bond.edge).contains("record")
         });
+        let words = ["OFFLINE", "was revoked; stop this node"];
+        wait_until("its status says so", PATIENCE, || {
+            let status = String::from_utf8(bond.edge.ask(&["status"]).stdout).unwrap();
+            words.iter().all(|words| status.contains(words))
+        });
+        // It comes back while the node runs whose rules lead everything into its dead bond.
+        let again = self::token(&bond.exit, &[]);
+        done(&bond.edge.mwb(&["join", &again, "--name", "home-again"]));
+        bond.wait_until_through();
+        bond.edge.stop();
+        bond.edge.start();
+        bond.wait_until_through();
+        let status = bond.edge.status().unwrap();
+        assert_eq!(status["name"], "home-again", "the mesh's name for it");
+        assert_eq!(status["membership"]["revoked"], false, "{status}");
         bond.exit.check();
         bond.edge.check();
     });

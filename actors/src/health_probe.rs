@@ -1,7 +1,8 @@
 //! `HealthProbeActor`: one per path; the shell of [`Health`].
 //!
 //! Each round it looks at what the path's link and sender counted, feeds the chart, publishes the
-//! state and asks the router for a ping, so that an idle path has something to be heard by.
+//! state and asks the router for a ping, so that an idle path has something to be heard by. What the router says of
+//! the path, that it has given it up or uses it again, ends a round.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,14 @@ async fn run(lent: HealthProbeLent, pulse: Pulse) -> Result<(), DriverError> {
     let mut round = Duration::from_millis(250);
     loop {
         let _ = session.pings.try_push(path.id());
-        pulse.alive_during(tokio::time::sleep(round)).await?;
+        let ended = async {
+            tokio::select! {
+                () = tokio::time::sleep(round) => {}
+                // What the sender has found out need not wait: an idle path has long rounds.
+                () = path.given_up_changed() => {}
+            }
+        };
+        pulse.alive_during(ended).await?;
         pulse.beat().await?;
         pulse.count_handled(1);
         let (packets_in, snapshot) = {
@@ -69,6 +77,7 @@ async fn run(lent: HealthProbeLent, pulse: Pulse) -> Result<(), DriverError> {
         let seen = Observation {
             heard: received > before.received,
             active: packets > before.packets,
+            given_up: path.is_given_up(),
             ..snapshot.as_ref().map_or_else(Observation::default, |now| measures(now, &before))
         };
         before = Before {

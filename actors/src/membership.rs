@@ -199,6 +199,11 @@ impl Access {
             let roles = Roles::EDGE.with(Roles::LENDER).with(Roles::EXIT);
             return Ok(Admitted { name: name.clone(), roles });
         }
+        // A node that was sent away knows nobody any more: else it would be met again and again by members that then look
+        // at what it shows.
+        if self.membership.as_ref().is_some_and(|membership| membership.own().is_none()) {
+            return Err(AdmitError::Outside);
+        }
         let MemberRecord { name, roles, .. } = member?;
         Ok(Admitted { name: self.free_name(node, name), roles })
     }

@@ -36,7 +36,7 @@ use crate::membership::keeper::{Keeper, KeeperLent};
 use crate::registry::{Fault, Registry};
 use crate::session::path::SessionTable;
 use crate::spec::{ExitSpec, Gateways, LanSpec, NodeSpec, Platform, StartError, lan_link_name};
-use crate::status::{ExitStatus, LanStatus, NodeStatus, PeerStatus, SessionStatus};
+use crate::status::{ExitStatus, LanStatus, MembershipStatus, NodeStatus, PeerStatus, SessionStatus};
 use crate::supervisor::{ChildSpec, Plan, Policy, Supervisor, SupervisorMsg, Tree};
 use crate::tls::{self, Allowed};
 use crate::trace::{Trace, TraceWriter};
@@ -452,6 +452,7 @@ impl RunningNode {
             links: self.built.all_links().map(|link| link.status()).collect(),
             peers,
             sessions,
+            membership: self.spec.membership.as_deref().map(MembershipStatus::of),
             lan: self.built.lan.as_deref().map(LanStatus::of),
             leases: self.built.lending.as_ref().map(|lending| lending.status()),
             exit: self.built.exit.as_deref().map(|exit| ExitStatus::of(exit.offer())),

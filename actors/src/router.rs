@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mwb_proto::bond::{Sender, SenderConfig, SenderEvent, TxBatch};
+use mwb_proto::bond::{PathState, Sender, SenderConfig, SenderEvent, TxBatch};
 use mwb_proto::buf::BufPool;
 use mwb_proto::fec::{Encoded, FecJob};
 use mwb_proto::time::Time;
@@ -19,7 +19,7 @@ use mwb_proto::wire::PathId;
 use crate::clock::{self, Timer};
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::session::path::PathEndpoint;
-use crate::session::{FromReceiver, Session};
+use crate::session::{FromReceiver, Role, Session};
 use crate::trace::Trace;
 use crate::wan_link::TxJob;
 
@@ -27,6 +27,8 @@ use crate::wan_link::TxJob;
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 /// Items taken from each queue per turn; the rest waits one turn.
 const ITEMS_PER_TURN: usize = 64;
+/// A bond without a path for this long is offline: a hand-over of all paths at once is shorter.
+const OFFLINE_AFTER: Duration = Duration::from_secs(2);
 /// Sending keys change at least this often (by count they change inside the sealer).
 const RATCHET_EVERY: Duration = Duration::from_secs(3600);
 
@@ -70,6 +72,7 @@ struct RouterDriver {
     version: Option<u64>,
     ratchet_at: Time,
     publish_at: Time,
+    reach: Reach,
     spare: TxBatch,
 }
 
@@ -85,6 +88,7 @@ async fn run(lent: RouterLent, mut timer: Timer, pulse: Pulse) -> Result<(), Dri
         version: None,
         ratchet_at: now + RATCHET_EVERY,
         publish_at: now,
+        reach: Reach::default(),
         spare: TxBatch::new(),
     };
     loop {
@@ -120,7 +124,10 @@ impl RouterDriver {
         self.transmit(now);
         self.ask_codec(now);
         while let Some(SenderEvent::PathState { path, state }) = self.sender.poll_event() {
-            tracing::info!(session = self.lent.session.name(), %path, ?state, "path");
+            let Some(endpoint) = self.paths.get(&path) else { continue };
+            let (session, link) = (self.lent.session.name(), endpoint.link().name());
+            tracing::info!(session, %path, link, ?state, "path");
+            endpoint.set_given_up(state == PathState::Down);
         }
         if now >= self.publish_at {
             self.publish(now);
@@ -148,6 +155,7 @@ impl RouterDriver {
                 let setup = endpoint.setup();
                 self.rates_max.insert(*id, setup.rate_max);
                 self.sender.add_path(*id, setup, now);
+                endpoint.set_given_up(false);
             }
         }
         self.paths = wanted;
@@ -229,11 +237,46 @@ impl RouterDriver {
         }
     }
 
+    /// Whether any path carries packets.
+    fn is_up(&self) -> bool {
+        self.paths.keys().any(|id| self.sender.path_state(*id) == Some(PathState::Up))
+    }
+
     fn publish(&mut self, now: Time) {
+        if self.lent.session.role() == Role::Edge {
+            self.reach.look(self.is_up(), self.lent.session.name(), now);
+        }
         self.publish_at = now + PUBLISH_EVERY;
         let snapshot = self.sender.snapshot(now);
         self.lent.session.set_packet_max(snapshot.packet_max);
         self.lent.trace.write(self.lent.session.name(), &snapshot);
         self.lent.session.sender.send_replace(snapshot);
+    }
+}
+
+/// Says, once each time, that an edge reaches its exit no longer, and that it does again: each path alone is told of
+/// too, but not that there is no other.
+#[derive(Debug, Default)]
+struct Reach {
+    /// When a path carried packets last; `None` before the first did.
+    last: Option<Time>,
+    offline: bool,
+}
+
+impl Reach {
+    fn look(&mut self, up: bool, exit: &str, now: Time) {
+        let gone = self.last.map_or(Duration::ZERO, |last| now - last);
+        if up && self.offline {
+            tracing::info!(exit, seconds = gone.as_secs(), "online again");
+        } else if !up && !self.offline && gone > OFFLINE_AFTER {
+            tracing::warn!(
+                exit,
+                "offline: no path to the exit carries packets; what waits goes on when one comes back"
+            );
+            self.offline = true;
+        }
+        if up {
+            (self.last, self.offline) = (Some(now), false);
+        }
     }
 }

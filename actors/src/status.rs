@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use mwb_proto::bond::{ReceiverSnapshot, SenderSnapshot};
 use mwb_proto::control::{Gateway, UplinkInfo};
 use mwb_proto::health::HealthState;
+use mwb_proto::mesh::MeshId;
 use serde::Serialize;
 
 use crate::channel::QueueStats;
@@ -15,6 +16,7 @@ use crate::host::HostOffer;
 use crate::identity::NodeId;
 use crate::lan::plane::LanPlane;
 use crate::lend::LeasesStatus;
+use crate::membership::Membership;
 use crate::registry::ActorStatus;
 use crate::session::{InnerAddresses, Role, Session};
 use crate::spec::Forwarding;
@@ -39,6 +41,8 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
     /// Sessions.
     pub sessions: Vec<SessionStatus>,
+    /// The mesh, when this node belongs, or belonged, to one.
+    pub membership: Option<MembershipStatus>,
     /// The LAN, when this node takes part in one.
     pub lan: Option<LanStatus>,
     /// Uplinks lent and borrowed there.
@@ -47,6 +51,24 @@ pub struct NodeStatus {
     pub exit: Option<ExitStatus>,
     /// The TUN device.
     pub tun: TunStatus,
+}
+
+/// What this node is in its mesh.
+#[derive(Clone, Debug, Serialize)]
+pub struct MembershipStatus {
+    /// The mesh.
+    pub mesh: MeshId,
+    /// Its name there; `None` when it was sent away.
+    pub name: Option<String>,
+    /// Whether it was sent away.
+    pub revoked: bool,
+}
+
+impl MembershipStatus {
+    pub(crate) fn of(membership: &Membership) -> Self {
+        let own = membership.own();
+        Self { mesh: membership.mesh(), revoked: own.is_none(), name: own.map(|own| own.name) }
+    }
 }
 
 /// An exit's host.
@@ -299,6 +321,8 @@ pub struct PathStatus {
     pub path: u8,
     /// Link.
     pub link: String,
+    /// Name of the edge's uplink, `lender/uplink` for a borrowed one.
+    pub name: String,
     /// Where the peer is.
     pub remote: SocketAddr,
     /// Health.
@@ -315,6 +339,7 @@ impl SessionStatus {
         let paths = session.paths().into_values().map(|path| PathStatus {
             path: path.id().0,
             link: path.link().name().to_owned(),
+            name: path.name().to_owned(),
             remote: path.remote(),
             health: path.health(),
             silent_seconds: (now - path.last_heard()).as_secs_f64(),

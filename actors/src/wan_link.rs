@@ -68,6 +68,8 @@ pub struct LinkCounters {
     pub(crate) unreachable: AtomicU64,
     pub(crate) send_failed: AtomicU64,
     pub(crate) reopened: AtomicU64,
+    pub(crate) lent_up_bytes: AtomicU64,
+    pub(crate) lent_down_bytes: AtomicU64,
     pub(crate) refused: [AtomicU64; Refusal::COUNT],
 }
 
@@ -112,6 +114,10 @@ pub struct LinkStatus {
     pub send_failed: u64,
     /// How often the socket was opened, the first time included.
     pub reopened: u64,
+    /// Bytes of borrowers that went out by it, with IP and UDP headers; none of them are in `sent_bytes`.
+    pub lent_up_bytes: u64,
+    /// Bytes that came in by it for borrowers.
+    pub lent_down_bytes: u64,
     /// Refused datagrams by reason; reasons that did not occur are left out.
     pub refused: std::collections::BTreeMap<&'static str, u64>,
     /// The queue from the routers.
@@ -311,6 +317,8 @@ impl Link {
             unreachable: get(&c.unreachable),
             send_failed: get(&c.send_failed),
             reopened: get(&c.reopened),
+            lent_up_bytes: get(&c.lent_up_bytes),
+            lent_down_bytes: get(&c.lent_down_bytes),
             refused: refused.filter(|(_, count)| *count > 0).collect(),
             queue: self.tx.stats(),
         }

@@ -55,6 +55,8 @@ pub(crate) const SAMPLE: &str = include_str!("config/sample.toml");
 pub(crate) struct NodeConfig {
     /// Our name, 1 to 64 bytes.
     pub(crate) name: String,
+    /// Whether somebody chose that name; else it is the host's, and the mesh's name for this node is better.
+    pub(crate) is_named: bool,
     /// Threads that carry packets and everything else, at least one; the program chooses when not given.
     pub(crate) workers: Option<usize>,
     /// The virtual interface.

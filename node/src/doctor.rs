@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::NodeConfig;
+use crate::status_text::{is_offline, list};
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -174,6 +175,11 @@ impl Patient<'_> {
         })
     }
 
+    /// Whether this host's way to the internet is a bond that carries nothing now.
+    fn is_offline(&self) -> bool {
+        self.running.is_some_and(|state| list(state, "sessions").any(is_offline))
+    }
+
     fn tun(&self) -> &str {
         self.config.map_or("mwb0", |config| &config.tun.name)
     }
@@ -192,7 +198,7 @@ pub(crate) async fn examine(patient: &Patient<'_>, report: &mut Report) {
     kernel::sockets(patient, report);
     network::uplinks(patient, report).await;
     network::ports(patient, report);
-    network::resolvers(report).await;
+    network::resolvers(patient, report).await;
     firewall::firewall(patient, report).await;
 }
 

@@ -1,21 +1,75 @@
-//! The members on the LAN for people, from the JSON that the node answers with. What is missing there
+//! The members on the LAN and at the other end of sessions for people, from the JSON that the node answers with. What is missing there
 //! (another version of the node) is left out here.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::status_text::{list, megabits, number, span, text_of};
 
-/// A table of peers, and one of their uplinks and ours.
-pub(crate) fn text(lan: &Value) -> String {
+/// Tables of the other ends of sessions, of the members on the LAN, and of their uplinks and ours.
+pub(crate) fn text(state: &Value) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = write(&mut out, lan);
+    let _ = write_sessions(&mut out, state);
+    let lan = &state["lan"];
+    let _ = if lan.is_null() {
+        writeln!(out, "\nthis node takes no part in a LAN")
+    } else {
+        writeln!(out).and_then(|()| write_lan(&mut out, lan))
+    };
     out
 }
 
-fn write(out: &mut String, lan: &Value) -> std::fmt::Result {
+/// An object for each session: `name` and `node_id` of the peer, `role` (`exit` or `edge`: what the peer is), `paths`,
+/// `paths_up`, `addresses` (where its paths come from or lead to), `inner` (the edge's address in the bond).
+pub(crate) fn sessions(state: &Value) -> impl Iterator<Item = Value> {
+    list(state, "sessions").map(|session| {
+        let paths: Vec<_> = list(session, "paths").collect();
+        let remotes: BTreeSet<_> = paths.iter().map(|path| text_of(path, "remote")).collect();
+        let is_up = |path: &&&Value| matches!(text_of(path, "health"), "up" | "degraded");
+        json!({
+            "name": session["name"],
+            "node_id": session["peer"],
+            "role": if text_of(session, "role") == "edge" { "exit" } else { "edge" },
+            "paths": paths.len(),
+            "paths_up": paths.iter().filter(is_up).count(),
+            "addresses": remotes,
+            "inner": session["inner"]["v4"][0],
+        })
+    })
+}
+
+fn write_sessions(out: &mut String, state: &Value) -> std::fmt::Result {
+    let mut sessions = sessions(state).peekable();
+    if sessions.peek().is_none() {
+        let exit = !state["exit"].is_null();
+        let who = if exit { "no edge uses this exit now" } else { "no session with an exit" };
+        return writeln!(out, "{who}");
+    }
+    writeln!(
+        out,
+        "{:<20}{:<14}{:<6}{:>9}  {:<18}addresses",
+        "bonded with", "node", "as", "paths up", "inner"
+    )?;
+    for session in sessions {
+        let node: String = text_of(&session, "node_id").chars().take(12).collect();
+        let up = format!("{} of {}", session["paths_up"], session["paths"]);
+        let addresses: Vec<_> = list(&session, "addresses").filter_map(Value::as_str).collect();
+        writeln!(
+            out,
+            "{:<20}{node:<14}{:<6}{up:>9}  {:<18}{}",
+            text_of(&session, "name"),
+            text_of(&session, "role"),
+            text_of(&session, "inner"),
+            addresses.join(" "),
+        )?;
+    }
+    Ok(())
+}
+
+fn write_lan(out: &mut String, lan: &Value) -> std::fmt::Result {
     let ports: Vec<_> = list(lan, "ports").map(|port| text_of(port, "interface")).collect();
     if list(lan, "peers").next().is_none() {
         writeln!(out, "nobody was seen on {}", ports.join(", "))?;
@@ -72,8 +126,6 @@ fn write(out: &mut String, lan: &Value) -> std::fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -91,8 +143,13 @@ mod tests {
             "uplinks": [uplink("fibre", Value::Null)],
             "problems": {"192.168.50.14:9100": "no answer in time"},
         });
-        let text = text(&lan);
+        let path =
+            |name: &str, health: &str| json!({"name": name, "health": health, "remote": "192.0.2.1:9000"});
+        let sessions = json!([{"name": "vps", "peer": "112233445566778899", "role": "edge", "inner": {"v4": ["10.9.8.2", 24]},
+                               "paths": [path("a", "up"), path("b", "down")]}]);
+        let text = text(&json!({"sessions": sessions, "lan": lan}));
         for part in [
+            "vps                 112233445566  exit     1 of 2  10.9.8.2          192.0.2.1:9000\n",
             "attic               aabbccddeeff  192.168.50.12:9100      1 min",
             "0.42  edge,lender                1",
             "cellar              00                                    no",
@@ -103,6 +160,9 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        assert_eq!(super::text(&json!({"ports": [{"interface": "lan0"}]})), "nobody was seen on lan0\n");
+        let alone = super::text(&json!({"lan": {"ports": [{"interface": "lan0"}]}}));
+        assert_eq!(alone, "no session with an exit\n\nnobody was seen on lan0\n");
+        let exit = super::text(&json!({"exit": {}, "sessions": []}));
+        assert_eq!(exit, "no edge uses this exit now\n\nthis node takes no part in a LAN\n");
     }
 }

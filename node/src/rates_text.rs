@@ -32,7 +32,8 @@ impl Sample<'_> {
 
 /// One object for each link: uplinks, listen addresses, ports on the LAN.
 ///
-/// `name`, `type`, `interface`, `state`, `gateway`, `local`, `problem`, `mbit_up` and `mbit_down` (UDP payload, now),
+/// `name`, `type`, `interface`, `state`, `gateway`, `local`, `problem`, `mbit_up` and `mbit_down` (now: UDP payload of ours,
+/// and whole packets of those it is lent to; `sent_bytes` and `received_bytes` likewise),
 /// `capacity_mbit` (most sent in two seconds), `delay_ms`, `loss` (share of what was sent), `sent_bytes`, `received_bytes`,
 /// `metered`, `found`, `lent_to` (names). `null`: not known, or nothing to be known.
 pub(crate) fn links_json(sample: &Sample<'_>, gateways: &BTreeMap<String, String>) -> Vec<Value> {
@@ -49,24 +50,28 @@ pub(crate) fn links_json(sample: &Sample<'_>, gateways: &BTreeMap<String, String
         let paths: Vec<_> = paths(now).filter(|(path, _)| text_of(path, "link") == name).collect();
         let values = |key: &'static str| paths.iter().map(move |(_, sender)| number(sender, key));
         let delays = values("rtt_ms").filter(|delay| *delay > 0.0);
-        let rate = |key: &str| sample.mbit(number(link, key), number(earlier, key));
+        // What others send over a lent uplink is on its line too.
+        let total = |of: &Value, own: &str, lent: &str| number(of, own) + number(of, lent);
+        let up = |of: &Value| total(of, "sent_bytes", "lent_up_bytes");
+        let down = |of: &Value| total(of, "received_bytes", "lent_down_bytes");
+        let is_port = list(&now["lan"], "ports").any(|port| text_of(port, "link") == name);
         let lent = list(&now["leases"], "lent").filter(|lent| text_of(lent, "uplink") == name);
         let some = |values: f64| (!paths.is_empty()).then_some(values);
         json!({
             "name": name,
-            "type": uplink["type"],
+            "type": if is_port { json!("LAN port") } else { uplink["type"].clone() },
             "interface": uplink["interface"],
-            "state": state(link, paths.iter().map(|(path, _)| text_of(path, "health"))),
+            "state": state(link, is_port, paths.iter().map(|(path, _)| text_of(path, "health"))),
             "gateway": gateway,
             "local": link["local"],
             "problem": link["problem"],
-            "mbit_up": rate("sent_bytes"),
-            "mbit_down": rate("received_bytes"),
+            "mbit_up": sample.mbit(up(link), up(earlier)),
+            "mbit_down": sample.mbit(down(link), down(earlier)),
             "capacity_mbit": some(values("capacity_mbit").fold(0.0, f64::max)),
             "delay_ms": delays.min_by(f64::total_cmp),
             "loss": some(values("loss").fold(0.0, f64::max)),
-            "sent_bytes": link["sent_bytes"],
-            "received_bytes": link["received_bytes"],
+            "sent_bytes": up(link),
+            "received_bytes": down(link),
             "metered": uplink["metered"],
             "found": uplink["found"],
             "lent_to": lent.map(|lent| text_of(lent, "peer")).collect::<Vec<_>>(),
@@ -85,15 +90,15 @@ fn paths(state: &Value) -> impl Iterator<Item = (&Value, &Value)> {
     })
 }
 
-/// The best of the healths of its paths, or why there are none.
-fn state<'a>(link: &Value, healths: impl Iterator<Item = &'a str>) -> String {
+/// The best of the healths of its paths, or why there are none: a LAN port has some only while it leads to a lender.
+fn state<'a>(link: &Value, is_port: bool, healths: impl Iterator<Item = &'a str>) -> String {
     if link["local"].is_null() {
         return "gone".to_owned();
     }
     const BEST_FIRST: [&str; 5] = ["up", "degraded", "recovering", "starting", "down"];
     let rank =
         |health: &&str| BEST_FIRST.iter().position(|known| known == health).unwrap_or(BEST_FIRST.len());
-    healths.min_by_key(rank).unwrap_or("no path").to_owned()
+    healths.min_by_key(rank).unwrap_or(if is_port { "ready" } else { "no path" }).to_owned()
 }
 
 /// A line for each link, and one below it with what is not a number.
@@ -186,7 +191,8 @@ fn bytes_out(session: &Value) -> f64 {
     let own = |path: &Value| {
         number(path, "sent_bytes") - number(path, "report_bytes") - number(path, "heartbeat_bytes")
     };
-    list(&session["sender"], "paths").map(own).sum()
+    // The sum of nothing is -0.0.
+    list(&session["sender"], "paths").map(own).fold(0.0, |sum, bytes| sum + bytes)
 }
 
 /// A line for each session, and one below it with what was repaired.

@@ -11,6 +11,30 @@ pub(crate) fn paths_up(state: &Value) -> usize {
     paths.filter(|path| matches!(text_of(path, "health"), "up" | "degraded")).count()
 }
 
+/// Whether a session of an edge has no path that could carry packets now.
+pub(crate) fn is_offline(session: &Value) -> bool {
+    text_of(session, "role") == "edge"
+        && list(session, "paths").all(|path| matches!(text_of(path, "health"), "" | "down"))
+}
+
+/// How long nothing has come over any path of a session, seconds; `None` without a path.
+pub(crate) fn silence(session: &Value) -> Option<f64> {
+    list(session, "paths").map(|path| number(path, "silent_seconds")).min_by(f64::total_cmp)
+}
+
+/// What a screen begins with when the host has no way to the internet but its own uplinks: a sentence per session.
+pub(crate) fn offline(state: &Value) -> String {
+    let mut out = String::new();
+    for session in list(state, "sessions").filter(|session| is_offline(session)) {
+        let _ = write!(out, "OFFLINE: no path to the exit {} carries packets", text_of(session, "name"));
+        let _ = match silence(session) {
+            Some(seconds) => writeln!(out, ", nothing has come for {}", span(seconds as u64)),
+            None => writeln!(out, ", none has joined (mwb-node doctor says why)"),
+        };
+    }
+    out
+}
+
 /// One screen of text.
 pub(crate) fn text(state: &Value) -> String {
     let mut out = String::new();
@@ -23,10 +47,18 @@ fn write(out: &mut String, state: &Value) -> std::fmt::Result {
     let uptime = state["uptime_seconds"].as_u64().unwrap_or_default();
     writeln!(out, "{}  {}", text_of(state, "name"), text_of(state, "node_id"))?;
     writeln!(out, "version {}, running for {}", text_of(state, "version"), span(uptime))?;
+    if state["membership"]["revoked"] == true {
+        let mesh = text_of(&state["membership"], "mesh");
+        writeln!(
+            out,
+            "warning: the membership in the mesh {mesh} was revoked; stop this node, or join again"
+        )?;
+    }
     let problem = text_of(&state["exit"], "problem");
     if !problem.is_empty() {
         writeln!(out, "warning: {problem}")?;
     }
+    out.push_str(&offline(state));
     for session in list(state, "sessions") {
         write_session(out, session)?;
     }
@@ -115,7 +147,7 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
     writeln!(
         out,
         "  {:<16}{:<12}{:>9}{:>10}{:>10}{:>10}{:>9}  remote",
-        "path", "health", "rtt ms", "Mbit/s", "queue ms", "sent MB", "lost"
+        "path", "health", "rtt ms", "can Mb/s", "queue ms", "sent MB", "lost"
     )?;
     for path in list(session, "paths") {
         let sender = list(&session["sender"], "paths").find(|sender| sender["path"] == path["path"]);
@@ -123,7 +155,7 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
         writeln!(
             out,
             "  {:<16}{:<12}{:>9.1}{:>10.1}{:>10.1}{:>10.1}{:>9.0}  {}",
-            text_of(path, "link"),
+            path["name"].as_str().unwrap_or(text_of(path, "link")),
             text_of(path, "health"),
             number(sender, "rtt_ms"),
             number(sender, "rate_mbit"),

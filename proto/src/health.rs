@@ -11,6 +11,7 @@
 //!    │                                          │ ▼    │
 //!    └───────────────────────────────────── Recovering ┘
 //! ```
+//! A path that the sender has given up is down at once, from anywhere, until something that it sends there arrives.
 //! A path that is heard from the start, yet beyond a limit for `failure_threshold` rounds, goes from Starting to
 //! Degraded: it works, and it is as it is.
 //!
@@ -91,6 +92,8 @@ pub struct Observation {
     pub lost: u64,
     /// Whether the session carried traffic during the round.
     pub active: bool,
+    /// Whether the bond's sender has given the path up: nothing that it sends there arrives, whatever is heard.
+    pub given_up: bool,
 }
 
 /// The machine of one path.
@@ -125,12 +128,18 @@ impl Health {
     /// Ends a round. True when the state has changed.
     pub fn handle_round(&mut self, seen: &Observation) -> bool {
         self.active = seen.active;
-        self.silent = if seen.heard { 0 } else { self.silent + 1 };
-        let good = seen.heard && self.within_limits(seen);
+        let heard = seen.heard && !seen.given_up;
+        self.silent = match seen {
+            _ if heard => 0,
+            // It knows better than to need three rounds.
+            Observation { given_up: true, .. } => self.config.failure_threshold,
+            _ => self.silent.saturating_add(1),
+        };
+        let good = heard && self.within_limits(seen);
         self.good = if good { self.good + 1 } else { 0 };
-        self.bad = if seen.heard && !good { self.bad + 1 } else { 0 };
+        self.bad = if heard && !good { self.bad + 1 } else { 0 };
         let before = self.state;
-        self.state = self.next(seen.heard, good);
+        self.state = self.next(heard, good);
         if self.state != before {
             self.good = u32::from(good);
         }
@@ -181,9 +190,17 @@ mod tests {
         arrived: 1_000,
         lost: 3,
         active: true,
+        given_up: false,
     };
-    const SILENT: Observation =
-        Observation { heard: false, rtt: None, jitter: Duration::ZERO, arrived: 0, lost: 0, active: true };
+    const SILENT: Observation = Observation {
+        heard: false,
+        rtt: None,
+        jitter: Duration::ZERO,
+        arrived: 0,
+        lost: 0,
+        active: true,
+        given_up: false,
+    };
 
     fn run(rounds: &[Observation]) -> Vec<HealthState> {
         let mut health = Health::new(HealthConfig::default());
@@ -227,6 +244,14 @@ mod tests {
             run(&[GOOD, GOOD, SILENT, GOOD, SILENT, SILENT, SILENT]),
             [Starting, Up, Degraded, Recovering, Degraded, Degraded, Down]
         );
+    }
+
+    #[test]
+    fn what_the_sender_has_given_up_is_down_at_once_even_while_it_is_heard() {
+        let deaf = Observation { given_up: true, ..GOOD };
+        let mute = Observation { given_up: true, ..SILENT };
+        assert_eq!(run(&[GOOD, GOOD, mute, mute, GOOD, GOOD]), [Starting, Up, Down, Down, Starting, Up]);
+        assert_eq!(run(&[GOOD, GOOD, deaf, deaf, GOOD]), [Starting, Up, Down, Down, Starting]);
     }
 
     #[test]

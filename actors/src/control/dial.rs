@@ -344,6 +344,7 @@ fn path(
     }
     let plan = PathPlan {
         id: slot.path,
+        name: slot.name.clone(),
         local_receiver: receiver,
         peer_receiver: accept.receiver,
         remote: slot.address,

@@ -242,6 +242,7 @@ impl Exit {
         let secrets = seal::derive(&secret, path, &join.nonce, &nonce, seal::Role::Responder);
         let plan = PathPlan {
             id: path,
+            name: join.link_name.clone(),
             local_receiver: self.parts.table.reserve(),
             peer_receiver: join.receiver,
             remote: crate::wan_link::canonical(connection.remote_address()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mwb_proto::control::{
@@ -61,6 +62,20 @@ struct Lent {
     reopened: u64,
     /// Bit/s, up and down.
     granted: [u64; 2],
+}
+
+impl Lent {
+    /// What its relay has carried since the last call, bytes up and down. The uplink has carried it, too.
+    fn count(&mut self) -> [u64; 2] {
+        let (up, down) = self.relay.stats();
+        let total = [up.bytes, down.bytes];
+        let carried = [total[0] - self.counted[0], total[1] - self.counted[1]];
+        self.counted = total;
+        let counters = self.link.counters();
+        counters.lent_up_bytes.fetch_add(carried[0], Ordering::Relaxed);
+        counters.lent_down_bytes.fetch_add(carried[1], Ordering::Relaxed);
+        carried
+    }
 }
 
 /// Both directions of one uplink, up and down.
@@ -245,7 +260,8 @@ impl Lending {
     /// Ends a lease, if it is there.
     fn end(&self, state: &mut LenderState, key: LeaseKey, why: &str) {
         state.machine.end(key);
-        let Some(lent) = state.lent.remove(&key) else { return };
+        let Some(mut lent) = state.lent.remove(&key) else { return };
+        lent.count();
         self.parts.relays.remove(&lent.child);
         let (up, down) = lent.relay.stats();
         let seconds = (clock::now() - lent.since).as_secs_f64();
@@ -269,10 +285,7 @@ impl Lending {
         let mut relayed: BTreeMap<u8, ([u64; 2], usize)> = BTreeMap::new();
         let LenderState { machine, lent, meters, .. } = &mut *state;
         for (key, lent) in lent.iter_mut() {
-            let stats = lent.relay.stats();
-            let total = [stats.0.bytes, stats.1.bytes];
-            let carried = [total[0] - lent.counted[0], total[1] - lent.counted[1]];
-            lent.counted = total;
+            let carried = lent.count();
             let (sum, count) = relayed.entry(lent.uplink).or_default();
             sum.iter_mut().zip(carried).for_each(|(sum, bytes)| *sum += bytes);
             *count += 1;

@@ -11,6 +11,7 @@ use mwb_proto::mesh::{
     RedeemError, Roles, SignedRecord, SignedRevocation, Token,
 };
 use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig};
+use socket2::SockRef;
 
 use super::Membership;
 use super::spread::news;
@@ -28,7 +29,7 @@ const PARTING: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum MeshJoinError {
     /// None of the inviter's addresses answered.
-    #[error("the inviter cannot be reached; it must run, with its UDP port open (mwb-node doctor there), and no node may run here:\n{}", .0.iter().map(|(a, e)| format!("  {a}: {e}")).collect::<Vec<_>>().join("\n"))]
+    #[error("the inviter cannot be reached; it must run, with its UDP port open (mwb-node doctor there):\n{}", .0.iter().map(|(a, e)| format!("  {a}: {e}")).collect::<Vec<_>>().join("\n"))]
     Unreachable(Vec<(SocketAddr, String)>),
     /// The inviter belongs to another mesh than the token.
     #[error("the token is for another mesh: the inviter now belongs to a mesh with another root")]
@@ -67,6 +68,8 @@ pub enum MeshJoinError {
 /// Joins the mesh of `token` as `name`; `addresses` are where this node can be reached, should it
 /// become an exit. Gives the members, this node among them.
 ///
+/// Where the rules of a running node would lead the dial into its bond, `fwmark` leads it past them, if this process may set it.
+///
 /// # Errors
 /// Why not. The token may be used again unless the inviter said otherwise.
 pub async fn join(
@@ -74,8 +77,9 @@ pub async fn join(
     token: &Token,
     name: &str,
     addresses: &[SocketAddr],
+    fwmark: Option<u32>,
 ) -> Result<Members, MeshJoinError> {
-    let (endpoint, connection) = dial(identity, token).await?;
+    let (endpoint, connection) = dial(identity, token, fwmark).await?;
     let result = ask(identity, token, name, addresses, &connection).await;
     CloseCode::Done.close(&connection);
     // The close is sent by the endpoint's own task, which must live until then.
@@ -83,7 +87,11 @@ pub async fn join(
     result
 }
 
-async fn dial(identity: &Identity, token: &Token) -> Result<(Endpoint, Connection), MeshJoinError> {
+async fn dial(
+    identity: &Identity,
+    token: &Token,
+    fwmark: Option<u32>,
+) -> Result<(Endpoint, Connection), MeshJoinError> {
     let crypto = tls::client_config(identity, token.inviter)?;
     let mut client = ClientConfig::new(Arc::new(crypto));
     client.transport_config(transport());
@@ -95,6 +103,10 @@ async fn dial(identity: &Identity, token: &Token) -> Result<(Endpoint, Connectio
             // The inviter's socket tells QUIC from data by the fixed bit.
             config.grease_quic_bit(false);
             let socket = std::net::UdpSocket::bind(SocketAddr::new(any, 0)).map_err(|e| e.to_string())?;
+            if let Some(mark) = fwmark {
+                // Not for everybody to do: without it the host's rules decide.
+                let _ = SockRef::from(&socket).set_mark(mark);
+            }
             let endpoint = Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime))
                 .map_err(|error| error.to_string())?;
             let connecting = endpoint.connect_with(client.clone(), address, SERVER_NAME);

@@ -31,6 +31,9 @@ pub struct KeeperLent {
     pub exits: Option<Arc<Exits>>,
 }
 
+/// How long a node that was sent away is still connected: for what tells it.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Marker of [`MembershipActor`].
 #[derive(Debug)]
 pub struct Keeper;
@@ -135,12 +138,18 @@ async fn save(membership: &Arc<Membership>, pulse: &Pulse) -> Result<Result<Stam
 /// Closes the connections of nodes that are members no more.
 fn send_away(membership: &Membership, access: &Access) {
     if membership.own().is_none() {
-        tracing::error!("this node's membership was revoked: the others will not talk to it");
+        tracing::error!(
+            "this node's membership was revoked: nobody talks to it; stop it, or join again with a new token"
+        );
     }
     for (_, node, connection) in membership.connections() {
         if !access.is_known(node) && membership.members.lock().record(node).is_none() {
             tracing::info!(node = %node.short(), "the membership of this node was revoked");
-            CloseCode::Stranger.close_saying(&connection, "this node's membership was revoked");
+            // What the root has signed is on its way to that node: it should know for itself, and stop trying.
+            tokio::spawn(async move {
+                tokio::time::sleep(FAREWELL).await;
+                CloseCode::Stranger.close_saying(&connection, "this node's membership was revoked");
+            });
         }
     }
 }

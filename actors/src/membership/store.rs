@@ -165,7 +165,7 @@ impl Store {
     ) -> Result<MeshId, StoreError> {
         self.make_dir()?;
         let _lock = self.lock()?;
-        self.must_be_free()?;
+        self.must_be_free(node.node_id())?;
         // A root key without members is all that is left of a mesh: it is never overwritten.
         if self.dir.join(ROOT).exists() {
             let problem = "it is missing, but a mesh's root key lies beside it".to_owned();
@@ -180,14 +180,15 @@ impl Store {
         Ok(members.mesh())
     }
 
-    /// Stores the mesh that this node has just joined.
+    /// Stores the mesh that this node has just joined. A node that runs with a membership which was revoked sees it, and is
+    /// a member again.
     ///
     /// # Errors
     /// When it has one already, or the system refuses.
-    pub fn joined(&self, members: &Members) -> Result<(), StoreError> {
+    pub fn joined(&self, me: NodeId, members: &Members) -> Result<(), StoreError> {
         self.make_dir()?;
         let _lock = self.lock()?;
-        self.must_be_free()?;
+        self.must_be_free(me)?;
         self.write_members(members)
     }
 
@@ -195,10 +196,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`joined`](Self::joined).
-    pub fn prepare(&self) -> Result<(), StoreError> {
+    pub fn prepare(&self, me: NodeId) -> Result<(), StoreError> {
         self.make_dir()?;
         let _lock = self.lock()?;
-        self.must_be_free()
+        self.must_be_free(me)
     }
 
     /// Makes an invite, and its token.
@@ -301,8 +302,9 @@ impl Store {
         Ok((lock, members, root))
     }
 
-    fn must_be_free(&self) -> Result<(), StoreError> {
-        match self.load()? {
+    /// A membership that was revoked is none.
+    fn must_be_free(&self, me: NodeId) -> Result<(), StoreError> {
+        match self.load()?.filter(|members| members.record(me).is_some()) {
             Some(members) => Err(StoreError::Member { mesh: members.mesh(), dir: self.dir.clone() }),
             None => Ok(()),
         }

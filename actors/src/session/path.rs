@@ -17,6 +17,7 @@ use mwb_proto::time::{Stamp, Time};
 use mwb_proto::wire::{PathId, Refusal};
 use parking_lot::Mutex;
 use rand::Rng;
+use tokio::sync::Notify;
 
 use super::Session;
 use crate::wan_link::Link;
@@ -31,6 +32,8 @@ const UNPROVEN_FACTOR: u64 = 3;
 pub struct PathPlan {
     /// Path id, chosen by the edge.
     pub id: PathId,
+    /// Name of the edge's uplink, as the edge calls it: at its exit all paths have the link of the listen address.
+    pub name: String,
     /// Our receiver index, in every datagram that reaches us.
     pub local_receiver: u32,
     /// The peer's receiver index.
@@ -78,6 +81,8 @@ pub struct PathEndpoint {
     last_heard: AtomicU64,
     received: AtomicU64,
     health: AtomicU8,
+    given_up: AtomicBool,
+    given_up_changed: Notify,
     /// Ceiling of the rate beside the plan's, bit/s; `u64::MAX` for none.
     rate_cap: AtomicU64,
 }
@@ -106,6 +111,8 @@ impl PathEndpoint {
             last_heard: AtomicU64::new(now.as_nanos()),
             received: AtomicU64::new(0),
             health: AtomicU8::new(HealthState::Down as u8),
+            given_up: AtomicBool::new(false),
+            given_up_changed: Notify::new(),
             rate_cap: AtomicU64::new(u64::MAX),
         })
     }
@@ -113,6 +120,11 @@ impl PathEndpoint {
     /// Path id.
     pub fn id(&self) -> PathId {
         self.plan.id
+    }
+
+    /// Name of the edge's uplink.
+    pub fn name(&self) -> &str {
+        &self.plan.name
     }
 
     /// Our receiver index.
@@ -280,6 +292,22 @@ impl PathEndpoint {
 
     pub(crate) fn set_health(&self, state: HealthState) {
         self.health.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the sender has given it up: what it sends there does not arrive.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_given_up(&self, given_up: bool) {
+        if self.given_up.swap(given_up, Ordering::Relaxed) != given_up {
+            self.given_up_changed.notify_one();
+        }
+    }
+
+    /// Returns when the sender has given it up, or uses it again.
+    pub(crate) async fn given_up_changed(&self) {
+        self.given_up_changed.notified().await;
     }
 
     /// Whether anything authentic has come yet.

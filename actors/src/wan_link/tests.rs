@@ -100,6 +100,7 @@ async fn pair() -> Pair {
             Session::new("test".to_owned(), role, NodeId::from_bytes([0; 32]), 7, Arc::clone(&link.table));
         let plan = PathPlan {
             id: PathId(1),
+            name: "uplink".to_owned(),
             local_receiver: mine,
             peer_receiver: peer,
             remote: to,

@@ -12,8 +12,8 @@ use crate::output;
 pub(super) enum ConfigCommand {
     /// Read FILE, MWB__… variables and --set as `run` would, and tell all that is wrong
     Check {
-        /// The configuration
-        file: PathBuf,
+        /// The configuration [default: /etc/mwb-node.toml, if it is there]
+        file: Option<PathBuf>,
         #[command(flatten)]
         options: Options,
     },
@@ -57,7 +57,7 @@ impl Options {
 pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
     match command {
         ConfigCommand::Check { file, options } => {
-            let config = read(Some(file), options)?.node;
+            let config = read(file.as_deref(), options)?.node;
             tell(&placed(config.clone()));
             let role = match (&config.exit, config.uplinks.len()) {
                 (Some(_), _) if config.peers.is_empty() => "an exit for the members of its mesh".to_owned(),
@@ -69,7 +69,12 @@ pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
                 (None, 1) => "an edge with 1 uplink".to_owned(),
                 (None, uplinks) => format!("an edge with {uplinks} uplinks"),
             };
-            output::line(&format!("{}: correct; {} is {role}", file.display(), config.name))?;
+            let file = match file {
+                Some(file) => file.display().to_string(),
+                None if is_there() => DEFAULT_FILE.to_owned(),
+                None => "no file".to_owned(),
+            };
+            output::line(&format!("{file}: correct; {} is {role}", config.name))?;
         }
         ConfigCommand::Show { file, options, json } => {
             let Loaded { node, entries } = read(file.as_deref(), options)?;

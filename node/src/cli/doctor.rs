@@ -141,10 +141,7 @@ fn membership(args: &DoctorArgs, report: &mut Report) -> Result<Option<std::sync
             if membership.own().is_some() {
                 report.ok("membership", says);
             } else {
-                let todo = format!(
-                    "rm -r {}, then mwb-node join with a new token",
-                    dir.join("membership").display()
-                );
+                let todo = "mwb-node join with a new token; or stop it";
                 report.fault("membership", says, todo);
             }
             Ok(Some(membership))

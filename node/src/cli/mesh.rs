@@ -13,6 +13,7 @@ use mwb_proto::mesh::{MemberRecord, Roles, TOKEN_TEXT_MAX, Token};
 use serde_json::json;
 
 use super::{Failure, REFUSED, StateDir, block_on};
+use crate::platform::MARK;
 use crate::{config, identity, output};
 
 /// Where an exit listens unless it says otherwise.
@@ -134,7 +135,8 @@ pub(super) fn join(args: &JoinArgs) -> Result<(), Failure> {
     let refused = |message: String| Failure { code: REFUSED, message };
     let token: Token = token_text(args)?.parse().map_err(|error| refused(format!("{error}")))?;
     let (identity, store) = open(&args.state)?;
-    match store.prepare() {
+    let me = identity.node_id();
+    match store.prepare(me) {
         Err(StoreError::Member { mesh, .. }) if mesh == token.mesh() => {
             output::progress("this node is a member of this mesh already");
             return Ok(output::line(&mesh.to_string())?);
@@ -145,12 +147,12 @@ pub(super) fn join(args: &JoinArgs) -> Result<(), Failure> {
         other => other.map_err(failure)?,
     }
     let name = args.name.clone().unwrap_or_else(config::host_name);
-    let joined = block_on(mesh_join::join(&identity, &token, &name, &args.public))?;
+    let joined = block_on(mesh_join::join(&identity, &token, &name, &args.public, Some(MARK)))?;
     let members = joined.map_err(|error| Failure::new(error.to_string()))?;
-    store.joined(&members).map_err(failure)?;
+    store.joined(me, &members).map_err(failure)?;
     let (mesh, count) = (members.mesh(), members.records().len());
     output::line(&mesh.to_string())?;
-    let own = members.record(identity.node_id());
+    let own = members.record(me);
     let (name, roles) = own.map(|own| (own.name.as_str(), own.roles)).unwrap_or_default();
     output::progress(&format!(
         "joined the mesh {mesh} as {name} ({roles}); it has {count} members\nnext: mwb-node run"
@@ -194,7 +196,10 @@ pub(super) fn members(args: &MembersArgs) -> Result<(), Failure> {
 pub(super) fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     let (identity, store) = open(&args.state)?;
     let node = store.revoke(identity.node_id(), &args.member).map_err(failure)?;
-    output::progress("revoked; the running nodes learn it within seconds");
+    output::progress(
+        "revoked; the running nodes learn it within seconds\nnext, on that host if it is yours: stop mwb-node (sudo systemctl \
+         stop mwb-node), or mwb-node join with a new token",
+    );
     Ok(output::line(&node.to_string())?)
 }
 

@@ -1,7 +1,6 @@
-//! `mwb-node peers`: who is on the LAN, and what uplinks they have.
+//! `mwb-node peers`: who is on the LAN, what uplinks they have, and who is at the other end of the sessions.
 
 use clap::Args;
-use serde_json::Value;
 
 use super::{Failure, RuntimeDir, Socket, status};
 use crate::{output, peers_text};
@@ -17,22 +16,20 @@ pub(super) struct PeersArgs {
     json: bool,
 }
 
-/// Prints the members on the LAN as the running node sees them.
+/// Prints the members on the LAN as the running node sees them, and those that it has sessions with: the exit, or its edges.
 ///
 /// # Errors
-/// No node runs here, it takes no part in a LAN, or it does not answer.
+/// No node runs here, or it does not answer.
 pub(super) fn peers(args: &PeersArgs) -> Result<(), Failure> {
     let state = status::ask(&args.runtime, &args.socket)?;
     let lan = &state["lan"];
-    if *lan == Value::Null {
-        return Err(Failure::new(
-            "this node meets nobody on a LAN; write [lan] interfaces = [\"eth0\"] with the interface of the LAN into its \
-             configuration and start it again",
-        ));
-    }
     if args.json {
-        let text = serde_json::to_string_pretty(lan).expect("a JSON value is JSON");
+        // Without a LAN: nobody there.
+        let none = serde_json::json!({"ports": [], "uplinks": [], "peers": [], "problems": {}});
+        let mut shown = if lan.is_null() { none } else { lan.clone() };
+        shown["sessions"] = peers_text::sessions(&state).collect();
+        let text = serde_json::to_string_pretty(&shown).expect("a JSON value is JSON");
         return Ok(output::line(&text)?);
     }
-    Ok(output::text(&peers_text::text(lan))?)
+    Ok(output::text(&peers_text::text(&state))?)
 }

@@ -107,6 +107,9 @@ pub(super) fn with_role(
 ) -> Result<NodeConfig, Failure> {
     let refused = |message: &str| Err(Failure { code: REFUSED, message: message.to_owned() });
     let own = membership.and_then(Membership::own);
+    if let Some(own) = own.as_ref().filter(|_| !config.is_named) {
+        config.name.clone_from(&own.name);
+    }
     let exit_record = own.filter(|own| own.roles.contains(Roles::EXIT));
     let has_exit = config.peers.iter().any(|peer| peer.exit);
     // Others are met only where it is known who they are.

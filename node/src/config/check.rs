@@ -120,6 +120,7 @@ pub(super) fn check(
     entries: &mut [Entry],
 ) -> Result<NodeConfig, Vec<Fault>> {
     let mut faults = Faults { places, refused, found: Vec::new(), warnings: Vec::new(), entries };
+    let is_named = file.node.name.is_some();
     let name = match file.node.name {
         Some(name) => faults.name("node.name", name),
         None => host_name(),
@@ -167,6 +168,7 @@ pub(super) fn check(
         let warnings = faults.warnings;
         Ok(NodeConfig {
             name,
+            is_named,
             workers,
             tun,
             uplinks,
@@ -264,10 +266,16 @@ fn peers(written: Vec<file::Peer>, faults: &mut Faults<'_>) -> Vec<Peer> {
         let name = faults.name(&key("name"), peer.name.unwrap_or_else(|| format!("peer{}", index + 1)));
         faults.fill(&key("name"), name.clone());
         faults.unique(&mut names, key("name"), &name, "give each peer its own name");
-        let node_id = peer.node_id.parse().unwrap_or_else(|error| {
+        let nobody = NodeId::from_bytes([0; 32]);
+        let problem = match peer.node_id.parse() {
+            Ok(id) if id == nobody => Err("it is the sample's".to_owned()),
+            Ok(id) => Ok(id),
+            Err(error) => Err(format!("{error}")),
+        };
+        let node_id = problem.unwrap_or_else(|problem| {
             let fix = "write the 64 hex digits that `mwb-node key` prints on that node";
-            faults.add(key("node_id"), format!("{:?} is no node id: {error}", peer.node_id), fix);
-            NodeId::from_bytes([0; 32])
+            faults.add(key("node_id"), format!("{:?} is no node id: {problem}", peer.node_id), fix);
+            nobody
         });
         let text = peer.node_id.to_ascii_lowercase();
         faults.unique(&mut node_ids, key("node_id"), &text, "list each node once, with all its addresses");

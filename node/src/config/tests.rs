@@ -49,33 +49,44 @@ fn fault(text: &str) -> Fault {
     fault
 }
 
+/// `part` of the sample with its examples.
+fn uncommented(part: &str) -> String {
+    let mut text = String::new();
+    for line in part.lines() {
+        let key = |rest: &&str| rest.starts_with('[') || rest.split(' ').nth(1) == Some("=");
+        text.push_str(line.strip_prefix("# ").filter(key).unwrap_or(line));
+        text.push('\n');
+    }
+    text.replace(&"0".repeat(64), ID)
+}
+
+/// What the sample has for an edge and for an exit, examples included.
+fn samples() -> (String, String) {
+    let (edge, exit) = SAMPLE.split_once("# Makes this node an exit").expect("the exit's section");
+    (uncommented(edge), uncommented(&format!("# [[peers]]\n# node_id = \"{ID}\"\n# {exit}")))
+}
+
 #[test]
-fn the_sample_is_valid() {
+fn the_sample_as_it_is_changes_nothing() {
     let config = read(SAMPLE).expect("sample");
     assert_eq!(config.warnings, []);
-    assert_eq!(config.name, "edge-1");
-    assert_eq!(config.uplinks.len(), 2);
+    assert_eq!(config, read("").expect("nothing"));
     assert_eq!(config.tun, Tun { name: "mwb0".to_owned(), mtu: 1408, default_route: true, dns: Dns::Auto });
     assert_eq!(config.bond.sender, SenderConfig::default(), "the sample shows the defaults");
     assert_eq!(config.bond.receiver, ReceiverConfig::default(), "the sample shows the defaults");
 }
 
 #[test]
-fn the_samples_comments_are_valid_too() {
-    let uncommented = |part: &str| {
-        let mut text = String::new();
-        for line in part.lines() {
-            let key = |rest: &&str| rest.starts_with('[') || rest.split(' ').nth(1) == Some("=");
-            text.push_str(line.strip_prefix("# ").filter(key).unwrap_or(line));
-            text.push('\n');
-        }
-        text
-    };
-    let (edge, exit) = SAMPLE.split_once("# Makes this node an exit").expect("the exit's section");
-    let config = read(&uncommented(edge)).expect("edge with optional keys");
+fn the_samples_examples_are_valid_too() {
+    let (edge, exit) = samples();
+    let config = read(&edge).expect("edge with optional keys");
+    assert_eq!((config.name.as_str(), config.is_named, config.uplinks.len()), ("edge-1", true, 2));
     assert!(config.uplinks[0].max_bandwidth.is_some() && config.uplinks[0].address.is_some());
-    let exit = uncommented(&format!("[[peers]]\nnode_id = \"{ID}\"\n# {exit}"));
     assert!(read(&exit).expect("exit").exit.is_some());
+    // Whoever leaves the example's id as it is hears of it.
+    let zeros = edge.replace(ID, &"0".repeat(64));
+    let fault = fault(&zeros);
+    assert!(fault.key == "peers[0].node_id" && fault.fix.contains("mwb-node key"), "{fault}");
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn other(surveyed: &Surveyed, finds: bool, survey: &Survey, used: &mut Vec<Strin
         (Ok(_), None) => report.note(
             subject("interface"),
             "could be an uplink, but is not looked for and not named",
-            "discovery.uplinks = true, or [[uplinks]] with its name",
+            "discovery.uplinks = \"also\", or [[uplinks]] with its name",
         ),
         (Err(why @ (NoUplink::Down | NoUplink::NoRoute | NoUplink::NoAddress)), _) => {
             report.note(subject("interface"), format!("is no uplink: {why}"), cure(why, name));
@@ -174,7 +174,7 @@ pub(super) fn ports(patient: &Patient<'_>, report: &mut Report) {
 }
 
 /// Asks each resolver of this host.
-pub(super) async fn resolvers(report: &mut Report) {
+pub(super) async fn resolvers(patient: &Patient<'_>, report: &mut Report) {
     let file = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let resolvers = nameservers(&file);
     if resolvers.is_empty() {
@@ -190,6 +190,10 @@ pub(super) async fn resolvers(report: &mut Report) {
         asked.filter(|(_, answers)| **answers == wanted).map(|(resolver, _)| resolver.to_string()).collect()
     };
     let (good, bad) = (told(true).join(", "), told(false).join(", "));
+    if good.is_empty() && patient.is_offline() {
+        let says = format!("{bad} does not answer: the bond that leads there is offline");
+        return report.note("DNS", says, "nothing: see the session above");
+    }
     let todo = format!("resolvectl status; or another nameserver line in /etc/resolv.conf than {bad}");
     match (good.is_empty(), bad.is_empty()) {
         (false, true) => report.ok("DNS", format!("{good} answers")),

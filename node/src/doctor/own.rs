@@ -1,5 +1,6 @@
 //! The node itself: whether it runs and how it is, what a killed one has left, and the host's clock.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::StatVfsMountFlags;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::kernel::AS_ROOT;
 use super::{Patient, Report};
 use crate::platform::linux::cleanup;
-use crate::status_text::{list, number, paths_up, span, text_of};
+use crate::status_text::{is_offline, list, number, paths_up, silence, span, text_of};
 
 /// Least room for what a node writes: some hundred records are a tenth of it.
 const ROOM_MIN: u64 = 1 << 20;
@@ -26,19 +27,20 @@ fn running(state: &Value, report: &mut Report) {
     let (name, uptime) = (text_of(state, "name"), state["uptime_seconds"].as_u64().unwrap_or_default());
     report.ok("node", format!("{name} has been running for {}", span(uptime)));
     let sessions = list(state, "sessions").count();
-    let paths = list(state, "sessions").flat_map(|session| list(session, "paths")).count();
+    let paths: Vec<_> = list(state, "sessions").flat_map(|session| list(session, "paths")).collect();
     let up = paths_up(state);
-    let says = format!("sessions: {sessions}; paths that carry packets: {up} of {paths}");
-    let is_new = list(state, "sessions").flat_map(|session| list(session, "paths"));
-    let is_new =
-        is_new.filter(|path| matches!(text_of(path, "health"), "starting" | "recovering")).count() > 0;
+    let says = format!("sessions: {sessions}; paths that carry packets: {up} of {}", paths.len());
+    let is_new = paths.iter().any(|path| matches!(text_of(path, "health"), "starting" | "recovering"));
+    let offline: Vec<_> = list(state, "sessions").filter(|session| is_offline(session)).collect();
     if up == 0 && is_new {
         report.note("sessions", says, "wait: the first paths are being tried");
-    } else if up == 0 && sessions > 0 {
-        report.fault("sessions", says, "mwb-node status says more of each path");
-    } else {
+    } else if offline.is_empty() {
         report.ok("sessions", says);
     }
+    for session in offline {
+        report.fault("offline", offline_says(session), offline_todo(state, session));
+    }
+    dead_paths(state, report);
     for peer in list(state, "peers") {
         let joined = number(peer, "paths_joined");
         for slot in list(peer, "slots") {
@@ -73,6 +75,56 @@ fn running(state: &Value, report: &mut Report) {
     for actor in failing {
         let says = format!("{} failed: {}", text_of(actor, "name"), text_of(actor, "last_failure"));
         report.fault("actor", says, "journalctl -u mwb-node, or the log of mwb-node run, has the story");
+    }
+}
+
+/// What a host notices whose bond carries nothing.
+fn offline_says(session: &Value) -> String {
+    let (exit, paths) = (text_of(session, "name"), list(session, "paths").count());
+    match silence(session) {
+        Some(seconds) => format!(
+            "none of {paths} paths to the exit {exit} carries packets, nothing has come for {}; what is not of this LAN \
+             waits",
+            span(seconds as u64)
+        ),
+        None => format!("no path to the exit {exit} has joined: what is not of this LAN goes nowhere"),
+    }
+}
+
+/// How to find out whose fault it is: the exit's, or that of all uplinks.
+fn offline_todo(state: &Value, session: &Value) -> String {
+    let tries =
+        list(session, "paths").filter_map(|path| try_by_hand(state, path)).collect::<Vec<_>>().join("; ");
+    let tries = if tries.is_empty() { String::new() } else { format!("; {tries}: who answers has internet") };
+    format!("check that the exit runs and that its UDP port is open (mwb-node doctor there){tries}")
+}
+
+/// A command that tries the line of a path past the bond.
+fn try_by_hand(state: &Value, path: &Value) -> Option<String> {
+    // A borrowed one is its lender's to try.
+    let uplink = list(state, "uplinks").find(|uplink| uplink["name"] == path["link"])?;
+    let interface = uplink["interface"].as_str()?;
+    let remote: SocketAddr = text_of(path, "remote").parse().ok()?;
+    // Bound to a device it passes by the route into the bond.
+    Some(format!("ping -c 3 -I {interface} {}", remote.ip()))
+}
+
+/// Paths that carry nothing while others of their session do: a host whose bond works does not notice.
+fn dead_paths(state: &Value, report: &mut Report) {
+    for session in list(state, "sessions").filter(|session| !is_offline(session)) {
+        for path in list(session, "paths").filter(|path| text_of(path, "health") == "down") {
+            let (name, remote) = (text_of(path, "name"), text_of(path, "remote"));
+            let says = format!(
+                "{name} to {} at {remote} carries nothing, nothing has come for {}; the others carry its share",
+                text_of(session, "name"),
+                span(number(path, "silent_seconds") as u64)
+            );
+            let todo = try_by_hand(state, path).map_or_else(
+                || "mwb-node doctor on the host whose uplink it is".to_owned(),
+                |command| format!("{command}; without an answer the line or its provider is to blame"),
+            );
+            report.note("path", says, todo);
+        }
     }
 }
 

@@ -40,6 +40,9 @@ pub enum AdmitError {
     /// The record is of another node.
     #[error("the membership record is another node's")]
     AnotherNode,
+    /// The node that judges was revoked itself.
+    #[error("the membership of the node that was asked was revoked")]
+    Outside,
     /// The record does not count here.
     #[error(transparent)]
     Refused(#[from] RecordRefused),
@@ -138,7 +141,9 @@ impl Members {
     /// Why it is not let in.
     pub fn admit(&mut self, node: NodeId, record: &[u8]) -> Result<(&MemberRecord, bool), AdmitError> {
         if record.is_empty() {
-            return Err(AdmitError::NoRecord);
+            // A revoked node that has learnt of it has nothing to show.
+            let revoked = self.revoked_serial(node).is_some() && !self.records.contains_key(&node);
+            return Err(if revoked { RecordRefused::Revoked.into() } else { AdmitError::NoRecord });
         }
         let signed = SignedRecord::decode(record).map_err(AdmitError::Malformed)?;
         if signed.record().node() != node {

@@ -86,7 +86,7 @@ const fn section(path: &'static str, about: &'static str) -> Section {
 
 /// Our own keys, in the order of the documentation.
 pub(super) const KEYS: &[Key] = &[
-    key("node.name", NAME, Given::Nothing("the host's name"), "How this node calls itself to its peers and in logs."),
+    key("node.name", NAME, Given::Nothing("its name in the mesh, else the host's"), "How this node calls itself to its peers and in logs."),
     key(
         "node.workers",
         Kind::Whole(1, WORKERS_MAX),

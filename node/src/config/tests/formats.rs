@@ -194,10 +194,10 @@ proptest! {
     #[test]
     fn a_changed_byte_is_read_or_refused(at in any::<prop::sample::Index>(), byte in any::<u8>(), format in any_format()) {
         let mut bytes = match format {
-            Format::Toml => SAMPLE,
-            Format::Json => JSON,
-            Format::Yaml => YAML,
-        }.as_bytes().to_vec();
+            Format::Toml => samples().0,
+            Format::Json => JSON.to_owned(),
+            Format::Yaml => YAML.to_owned(),
+        }.into_bytes();
         let at = at.index(bytes.len());
         bytes[at] = byte;
         survives(&String::from_utf8_lossy(&bytes), format, &[], &[])?;

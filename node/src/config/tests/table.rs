@@ -188,7 +188,7 @@ fn the_schema_allows_what_the_checker_allows() {
 #[test]
 fn the_sample_fits_the_schema() {
     let merged = Config::builder()
-        .add_source(settings::Values(read::parse(SAMPLE, Format::Toml, FILE).expect("TOML")));
+        .add_source(settings::Values(read::parse(&samples().0, Format::Toml, FILE).expect("TOML")));
     let sample: Json = merged.build().expect("one source").try_deserialize().expect("JSON");
     assert!(in_schema(&schema(), &sample), "{sample}");
     assert!(!in_schema(&schema(), &json!({ "tunn": {} })));
@@ -212,7 +212,8 @@ fn types_of_uplinks_have_one_name_each() {
 fn what_is_shown_means_the_same() {
     let env = [("MWB__BOND__ECN", "false")];
     let shown = |text: &str| load_text(text, Format::Toml, &env, &["tun.mtu=1300"]).expect("good");
-    let loaded = shown(SAMPLE);
+    let sample = samples().0;
+    let loaded = shown(&sample);
     let text = show(&loaded.entries);
     let again =
         load_text(&text, Format::Toml, &[], &[]).unwrap_or_else(|refused| panic!("{refused}\n{text}"));
@@ -223,7 +224,7 @@ fn what_is_shown_means_the_same() {
         assert!(text.contains(line), "{line} in\n{text}");
     }
     let weight = text.lines().find(|line| line.starts_with("weight = 10")).expect("a weight");
-    let line = SAMPLE.lines().position(|line| line == "weight = 10").expect("a weight") + 1;
+    let line = sample.lines().position(|line| line == "weight = 10").expect("a weight") + 1;
     assert!(weight.ends_with(&format!("# /etc/test.toml:{line}")), "{weight}");
     let objects = show_json(&loaded.entries);
     let of = |key: &str| {
