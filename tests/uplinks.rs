@@ -282,6 +282,67 @@ fn what_the_configuration_says_wins() {
     });
 }
 
+/// The third uplink comes as a modem that the host calls `wwan0`.
+fn plug_in_modem(bond: &Bond) {
+    for step in [
+        "link set up2 down",
+        "link set up2 name wwan0",
+        "address add 10.1.2.2/24 dev wwan0",
+        "link set wwan0 up",
+        "route add default via 10.1.2.1 dev wwan0 metric 300",
+    ] {
+        bond.edge.ip(step);
+    }
+}
+
+#[test]
+fn an_uplink_named_by_its_type_uses_whichever_is_there() {
+    in_lab("an_uplink_named_by_its_type_uses_whichever_is_there", || {
+        let mut bond = host();
+        let before = state(&bond.edge);
+        let blocks =
+            "[[uplinks]]\nname = \"home\"\ntype = \"fiber\"\n[[uplinks]]\nname = \"stick\"\ntype = \"lte\"\n";
+        bond.configure_apart("", blocks);
+        bond.exit.start();
+        bond.edge.start();
+        bond.wait_until_through();
+        wait_for(&bond.edge, "the one that is there, and no other", uplinks, &["home"]);
+        assert!(bond.edge.log().contains("no free interface of type lte"), "{}", bond.edge.log());
+        let told = String::from_utf8(bond.edge.doctor(&[]).stdout).unwrap();
+        assert!(told.contains("uplink stick") && told.contains("waited for"), "{told}");
+        plug_in_modem(&bond);
+        wait_for(&bond.edge, "the modem", paths, &["home", "stick"]);
+        let status = bond.edge.status().unwrap();
+        let shown = |at: usize, key: &str| status["uplinks"][at][key].to_string();
+        assert_eq!([shown(0, "interface"), shown(1, "interface")], ["\"up0\"", "\"wwan0\""]);
+        assert_eq!([shown(1, "id"), shown(1, "type"), shown(1, "found")], ["2", "\"lte\"", "false"]);
+        // The first line fails, and another of its kind is there.
+        bond.edge.host().set_carrier("up0", false).unwrap();
+        wait_until("it has the other", PATIENCE, || {
+            bond.edge.status().is_some_and(|status| status["uplinks"][0]["interface"] == "up1")
+        });
+        wait_for(&bond.edge, "its path", paths, &["home", "stick"]);
+        bond.wait_until_through();
+        bond.edge.host().set_carrier("up0", true).unwrap();
+        bond.edge.stop();
+        // With those that are found beside it.
+        bond.configure_apart("", &format!("[discovery]\nuplinks = \"also\"\n{blocks}"));
+        bond.edge.start();
+        wait_for(&bond.edge, "all", uplinks, &["home", "stick", "up1"]);
+        bond.edge.stop();
+        for step in ["link set wwan0 down", "address flush dev wwan0", "link set wwan0 name up2"] {
+            bond.edge.ip(step);
+        }
+        // An interface that was down and up again has its routes at another place.
+        let lines = |state: &str| {
+            let mut lines: Vec<_> = state.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(lines(&state(&bond.edge)), lines(&before));
+    });
+}
+
 #[test]
 fn a_member_needs_no_file() {
     in_lab("a_member_needs_no_file", || {

@@ -304,6 +304,7 @@ fn uplinks(spec: &NodeSpec, resources: &Resources, links: &Arc<Plan>) -> Arc<Upl
         exits: spec.exits().flat_map(|exit| exit.addresses.clone()).collect(),
         membership: spec.membership.clone(),
         names: lan.chain(listen).collect(),
+        reserved: spec.reserved.clone(),
     };
     Uplinks::new(parts, if spec.is_edge() { &spec.uplinks } else { &[] })
 }

@@ -34,6 +34,9 @@ pub struct NodeSpec {
     /// On an edge, the uplinks that the host is found to have beside those, always complete; followed while the node
     /// runs. Not looked for when unset.
     pub found: Option<watch::Receiver<Vec<FoundUplink>>>,
+    /// Numbers and names of uplinks that the configuration describes and the host may be found to have: nobody else gets
+    /// them.
+    pub reserved: Vec<(u8, String)>,
     /// Peers known from the configuration. Exits among them are dialled over every uplink.
     pub peers: Vec<PeerSpec>,
     /// Present when this node is an exit.
@@ -89,6 +92,10 @@ pub struct FoundUplink {
     pub interface: String,
     /// What it is attached to: device, addresses and routers, in words. When that changes, it is another network.
     pub attached: String,
+    /// Its number and name, if the configuration describes it; one of [`NodeSpec::reserved`].
+    pub own: Option<(u8, String)>,
+    /// Ceiling of the rate of each path over it, bit/s.
+    pub rate_max: Option<u64>,
     /// Weight for the weighted modes.
     pub weight: u32,
     /// Firewall mark of its datagrams.
@@ -312,11 +319,12 @@ impl NodeSpec {
     pub fn validate(&self) -> Result<(), StartError> {
         let mut ids = BTreeSet::new();
         let mut names = BTreeSet::new();
-        for uplink in &self.uplinks {
-            if uplink.id > UPLINK_ID_MAX || !ids.insert(uplink.id) {
-                return Err(StartError::UplinkId { name: uplink.name.clone(), id: uplink.id });
+        let named = self.uplinks.iter().map(|uplink| (uplink.id, &uplink.name));
+        for (id, name) in named.chain(self.reserved.iter().map(|(id, name)| (*id, name))) {
+            if id > UPLINK_ID_MAX || !ids.insert(id) {
+                return Err(StartError::UplinkId { name: name.clone(), id });
             }
-            check_name(&uplink.name, &mut names)?;
+            check_name(name, &mut names)?;
         }
         for interface in self.lan.iter().flat_map(|lan| &lan.interfaces) {
             check_name(&lan_link_name(interface), &mut names)?;

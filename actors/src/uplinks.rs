@@ -47,6 +47,8 @@ pub struct UplinksParts {
     pub membership: Option<Arc<Membership>>,
     /// Names of other links.
     pub names: BTreeSet<String>,
+    /// Numbers and names that only found uplinks have which the configuration describes.
+    pub reserved: Vec<(u8, String)>,
 }
 
 /// One uplink in use.
@@ -58,6 +60,8 @@ pub struct Uplink {
     pub link: Arc<Link>,
     /// What it is attached to, when it was found; the configuration names the others.
     found: Option<String>,
+    /// Whether the configuration describes it, found or not.
+    described: bool,
 }
 
 /// An uplink, as `status` shows it.
@@ -76,7 +80,7 @@ pub struct UplinkStatus {
     pub metered: bool,
     /// Whether others on the LAN may lease it.
     pub lend: bool,
-    /// Whether it was found, and not named by the configuration.
+    /// Whether it was found, and the configuration says nothing of it.
     pub found: bool,
 }
 
@@ -101,7 +105,7 @@ impl Uplinks {
     pub fn new(parts: UplinksParts, fixed: &[UplinkSpec]) -> Arc<Self> {
         let uplinks = Self { parts, state: Mutex::default(), version: watch::Sender::new(0) };
         for spec in fixed {
-            uplinks.begin(&mut uplinks.state.lock(), spec.clone(), None);
+            uplinks.begin(&mut uplinks.state.lock(), spec.clone(), None, true);
         }
         Arc::new(uplinks)
     }
@@ -135,7 +139,7 @@ impl Uplinks {
             line: uplink.spec.line,
             metered: uplink.spec.metered,
             lend: uplink.spec.lend,
-            found: uplink.found.is_some(),
+            found: !uplink.described,
         };
         self.all().into_iter().map(status).collect()
     }
@@ -144,9 +148,18 @@ impl Uplinks {
     pub(crate) fn take_out(&self, found: &[FoundUplink]) {
         let mut state = self.state.lock();
         let State { present, leaving, .. } = &mut *state;
-        let is_there = |interface| found.iter().any(|found| Some(&found.interface) == interface);
+        // An interface that is another uplink by the configuration now has another number.
+        let is_there = |uplink: &Uplink| {
+            found.iter().any(|found| {
+                let same = match &found.own {
+                    Some((id, _)) => *id == uplink.spec.id,
+                    None => !uplink.described,
+                };
+                same && Some(&found.interface) == uplink.spec.interface.as_ref()
+            })
+        };
         let gone: Vec<u8> = (present.iter())
-            .filter(|(_, uplink)| uplink.found.is_some() && !is_there(uplink.spec.interface.as_ref()))
+            .filter(|(_, uplink)| uplink.found.is_some() && !is_there(uplink))
             .map(|(id, _)| *id)
             .collect();
         for uplink in gone.iter().filter_map(|id| present.remove(id)) {
@@ -192,13 +205,18 @@ impl Uplinks {
                 changed |= uplink.becomes(found);
                 continue;
             }
-            let Some(id) = state.id_for(&found.interface) else {
+            let own = found.own.clone();
+            let free = || {
+                let id = state.id_for(&found.interface, &self.parts.reserved)?;
+                Some((id, self.free_name(&state, &found.interface)))
+            };
+            let Some((id, name)) = own.or_else(free) else {
                 tracing::warn!(found.interface, "more than {UPLINK_ID_MAX} uplinks: this one is not used");
                 continue;
             };
-            let name = self.free_name(&state, &found.interface);
             tracing::info!(
                 uplink = name,
+                found.interface,
                 found.line,
                 found.metered,
                 attached = found.attached,
@@ -209,7 +227,7 @@ impl Uplinks {
                 name,
                 interface: Some(found.interface.clone()),
                 address: None,
-                rate_max: None,
+                rate_max: found.rate_max,
                 weight: found.weight,
                 fwmark: found.fwmark,
                 kind: found.kind,
@@ -218,7 +236,7 @@ impl Uplinks {
                 lend: found.lend,
                 health: found.health.clone(),
             };
-            self.begin(&mut state, spec, Some(found.attached.clone()));
+            self.begin(&mut state, spec, Some(found.attached.clone()), found.own.is_some());
             changed = true;
         }
         drop(state);
@@ -227,7 +245,7 @@ impl Uplinks {
         }
     }
 
-    fn begin(&self, state: &mut State, spec: UplinkSpec, found: Option<String>) {
+    fn begin(&self, state: &mut State, spec: UplinkSpec, found: Option<String>, described: bool) {
         let parts = &self.parts;
         let learnt = parts.membership.iter().flat_map(|membership| membership.exits());
         let learnt: Vec<_> = learnt.flat_map(|exit| exit.addresses).collect();
@@ -242,13 +260,15 @@ impl Uplinks {
         let (table, pool) = (Arc::clone(&parts.table), parts.pool.clone());
         let link = Link::new(link, Arc::clone(&parts.identity), None, table, pool);
         parts.links.add(ChildSpec::driven::<WanLink>(name, Arc::clone(&link)));
-        state.present.insert(spec.id, Uplink { spec, link, found });
+        state.present.insert(spec.id, Uplink { spec, link, found, described });
     }
 
     /// A name for an interface that no link has.
     fn free_name(&self, state: &State, interface: &str) -> String {
         let taken = |name: &str| {
-            self.parts.names.contains(name) || state.present.values().any(|other| other.spec.name == name)
+            self.parts.names.contains(name)
+                || self.parts.reserved.iter().any(|(_, reserved)| reserved == name)
+                || state.present.values().any(|other| other.spec.name == name)
         };
         // Links of other kinds come, too, and have such names.
         let is_others = ["lan-", "listen-", "probe-"].iter().any(|kind| interface.starts_with(kind));
@@ -261,8 +281,10 @@ impl Uplinks {
 
 impl State {
     /// The id of an interface: the one it had, else one that nobody had, else one of an interface that has gone.
-    fn id_for(&mut self, interface: &str) -> Option<u8> {
-        let free = |present: &BTreeMap<u8, Uplink>, id: &u8| !present.contains_key(id);
+    fn id_for(&mut self, interface: &str, reserved: &[(u8, String)]) -> Option<u8> {
+        let free = |present: &BTreeMap<u8, Uplink>, id: &u8| {
+            !present.contains_key(id) && !reserved.iter().any(|(reserved, _)| reserved == id)
+        };
         let all = UPLINK_ID_MIN..=UPLINK_ID_MAX;
         let had = self.ids.get(interface).copied().filter(|id| free(&self.present, id));
         let fresh =

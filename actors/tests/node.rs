@@ -242,6 +242,8 @@ fn found(interface: &str) -> FoundUplink {
     FoundUplink {
         interface: interface.to_owned(),
         attached: "somewhere".to_owned(),
+        own: None,
+        rate_max: None,
         weight: 10,
         fwmark: None,
         kind: Default::default(),

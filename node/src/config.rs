@@ -41,7 +41,7 @@ use mwb_proto::wire::v2::Class;
 pub(crate) use check::host_name;
 pub(crate) use document::markdown;
 pub(crate) use duration::parse as duration;
-pub(crate) use place::place;
+pub(crate) use place::Typed;
 pub(crate) use read::Format;
 pub(crate) use schema::schema;
 pub(crate) use show::{json as show_json, text as show};

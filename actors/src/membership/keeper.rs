@@ -19,6 +19,8 @@ use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long what could not be saved waits for the next try.
 const SAVE_AGAIN: Duration = Duration::from_secs(10);
+/// How long a node that was sent away is still connected: for what tells it.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What the actor is lent.
 #[derive(Clone, Debug)]
@@ -30,9 +32,6 @@ pub struct KeeperLent {
     /// On an edge, the exits that follow the mesh.
     pub exits: Option<Arc<Exits>>,
 }
-
-/// How long a node that was sent away is still connected: for what tells it.
-const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Marker of [`MembershipActor`].
 #[derive(Debug)]

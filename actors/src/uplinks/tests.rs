@@ -12,6 +12,7 @@ fn parts(names: &[&str]) -> UplinksParts {
         exits: vec!["192.0.2.1:9000".parse().unwrap()],
         membership: None,
         names: names.iter().map(|name| (*name).to_owned()).collect(),
+        reserved: vec![],
     }
 }
 
@@ -19,6 +20,8 @@ fn found(interface: &str) -> FoundUplink {
     FoundUplink {
         interface: interface.to_owned(),
         attached: "192.0.2.7".to_owned(),
+        own: None,
+        rate_max: None,
         weight: 10,
         fwmark: None,
         kind: UplinkKind::Unknown,
@@ -71,6 +74,24 @@ fn who_comes_back_has_its_id_and_nobody_that_of_a_fixed_one() {
     follow(&uplinks, &[found("usb0"), found("eth1")]);
     assert_eq!(names(&uplinks), [(1, "eth1".into()), (2, "fibre".into()), (4, "usb0".into())]);
     assert_eq!(uplinks.parts.links.names(), ["eth1", "fibre", "usb0", "wwan0"], "one is not closed yet");
+}
+
+#[test]
+fn what_the_configuration_describes_has_its_number_and_name_whatever_came_before() {
+    let reserved = vec![(1, "lte".to_owned()), (2, "usb0".to_owned())];
+    let uplinks = Uplinks::new(UplinksParts { reserved, ..parts(&[]) }, &[]);
+    let lte = |interface: &str| FoundUplink { own: Some((1, "lte".to_owned())), ..found(interface) };
+    follow(&uplinks, &[found("eth0"), found("usb0")]);
+    assert_eq!(names(&uplinks), [(3, "eth0".into()), (4, "usb0-2".into())], "theirs are kept free");
+    follow(&uplinks, &[found("eth0"), found("usb0"), lte("wwan0")]);
+    assert_eq!(names(&uplinks)[0], (1, "lte".into()));
+    let told: Vec<_> = uplinks.status().iter().map(|uplink| uplink.found).collect();
+    assert_eq!(told, [false, true, true]);
+    // Its interface goes, and it gets one that was found before.
+    let link = uplinks.link(1).unwrap();
+    follow(&uplinks, &[found("eth0"), lte("usb0")]);
+    assert_eq!(names(&uplinks), [(1, "lte".into()), (3, "eth0".into())]);
+    assert!(!Arc::ptr_eq(&link, &uplinks.link(1).unwrap()), "it is another device");
 }
 
 #[test]

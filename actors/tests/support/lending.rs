@@ -50,6 +50,7 @@ impl LendingBed {
             identity: Arc::clone(&keys[i]),
             uplinks: Vec::new(),
             found: None,
+            reserved: Vec::new(),
             peers: Vec::new(),
             exit: None,
             membership: None,

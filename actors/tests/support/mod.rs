@@ -232,6 +232,7 @@ impl Bed {
             identity: Arc::clone(identity),
             uplinks: Vec::new(),
             found: None,
+            reserved: Vec::new(),
             peers: Vec::new(),
             exit: None,
             membership: None,

@@ -58,7 +58,7 @@ pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
     match command {
         ConfigCommand::Check { file, options } => {
             let config = read(file.as_deref(), options)?.node;
-            tell(&placed(config.clone()));
+            tell(&config);
             let role = match (&config.exit, config.uplinks.len()) {
                 (Some(_), _) if config.peers.is_empty() => "an exit for the members of its mesh".to_owned(),
                 (Some(_), _) => format!("an exit for {} peers", config.peers.len()),
@@ -78,7 +78,7 @@ pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
         }
         ConfigCommand::Show { file, options, json } => {
             let Loaded { node, entries } = read(file.as_deref(), options)?;
-            tell(&placed(node));
+            tell(&node);
             if *json {
                 let shown = serde_json::to_string_pretty(&config::show_json(&entries))
                     .map_err(anyhow::Error::from)?;
@@ -100,30 +100,18 @@ pub(super) fn config(command: &ConfigCommand) -> Result<(), Failure> {
 /// Where the configuration is unless a command is told.
 const DEFAULT_FILE: &str = "/etc/mwb-node.toml";
 
-/// Loads `file`, or the one at the usual place, for a node that begins here and now: its uplinks have interfaces. Where
-/// there is no file either, only the environment and `options` say something.
+/// Loads `file`, or the one at the usual place. Where there is no file either, only the environment and `options` say
+/// something.
 ///
 /// # Errors
 /// [`REFUSED`] with every fault.
 pub(super) fn load(file: Option<&Path>, options: &Options) -> Result<NodeConfig, Failure> {
-    read(file, options).map(|loaded| placed(loaded.node))
+    read(file, options).map(|loaded| loaded.node)
 }
 
 /// Whether there is a file at the usual place.
 pub(super) fn is_there() -> bool {
     Path::new(DEFAULT_FILE).exists()
-}
-
-/// Uplinks that may use any interface of their type get one.
-fn placed(mut config: NodeConfig) -> NodeConfig {
-    let own = config.tun.name.clone();
-    let interfaces: Vec<_> =
-        crate::platform::default_interfaces().into_iter().filter(|name| *name != own).collect();
-    let addresses = config.uplinks.iter().filter_map(|uplink| uplink.address);
-    let taken: Vec<_> = addresses.filter_map(crate::platform::interface_of).collect();
-    let warnings = config::place(&mut config.uplinks, &interfaces, &taken);
-    config.warnings.extend(warnings);
-    config
 }
 
 fn read(file: Option<&Path>, options: &Options) -> Result<Loaded, Failure> {

@@ -166,7 +166,8 @@ async fn node(
     };
     let platform = Arc::new(LinuxPlatform::new(runtime_dir, settings));
     let result = async {
-        let interfaces: Vec<_> = config.uplinks.iter().map(|up| (up.interface.clone(), up.address)).collect();
+        let named = config.uplinks.iter().filter(|uplink| !uplink.is_typed());
+        let interfaces: Vec<_> = named.map(|up| (up.interface.clone(), up.address)).collect();
         platform.prepare_uplinks(&interfaces).await.map_err(|error| Failure::new(error.to_string()))?;
         let watching = Arc::clone(&platform);
         let watch = AbortOnDrop(tokio::spawn(async move {
@@ -176,7 +177,7 @@ async fn node(
         let mut spec = spec(args, config, identity, membership);
         let found = found::begin(config, &platform).await?;
         let _follow = found.map(|found| {
-            spec.found = found.uplinks;
+            (spec.found, spec.reserved) = (found.uplinks, found.reserved);
             if let Some(lan) = &mut spec.lan {
                 lan.found = found.lans;
             }
@@ -264,12 +265,13 @@ fn spec(
 ) -> NodeSpec {
     let mut sender = config.bond.sender.clone();
     sender.seed = [rand::random(), rand::random()];
-    let uplinks = config.uplinks.iter().map(|uplink| UplinkSpec {
+    let named = config.uplinks.iter().filter(|uplink| !uplink.is_typed());
+    let uplinks = named.map(|uplink| UplinkSpec {
         id: uplink.id,
         name: uplink.name.clone(),
         interface: uplink.interface.clone(),
         address: uplink.address,
-        rate_max: uplink.max_bandwidth.map(|bytes| bytes.get() * 8),
+        rate_max: uplink.rate_max(),
         weight: uplink.weight,
         fwmark: Some(MARK),
         kind: uplink.kind.announced(),
@@ -306,6 +308,7 @@ fn spec(
         identity,
         uplinks: uplinks.collect(),
         found: None,
+        reserved: Vec::new(),
         peers: peers.collect(),
         exit,
         membership,

@@ -1,64 +1,84 @@
 //! Uplinks that name neither an interface nor an address mean any interface of their type.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use super::{LinkType, Uplink, Warning};
+use super::{LinkType, Uplink};
 
-/// Gives each of `uplinks` that names neither an interface nor an address the first of `interfaces` (those with a
-/// default route, the preferred first) that fits its type and is not taken. Those for which there is none are left
-/// out, except one when nothing else is there: the main routing table may know a way for it later. A single uplink
-/// whose type fits the preferred interface is left to that table too: it follows when the route changes.
-/// `taken` are interfaces that others use by their address.
-pub(crate) fn place(uplinks: &mut Vec<Uplink>, interfaces: &[String], taken: &[String]) -> Vec<Warning> {
-    let unbound = |uplink: &Uplink| uplink.interface.is_none() && uplink.address.is_none();
-    if let ([single], Some(preferred)) = (uplinks.as_slice(), interfaces.first())
-        && unbound(single)
-        && single.kind.fits(preferred)
-    {
-        return Vec::new();
-    }
-    let named = uplinks.iter().filter_map(|uplink| uplink.interface.clone());
-    let mut taken: BTreeSet<String> = taken.iter().cloned().chain(named).collect();
-    // Those of a type choose first: the others can use what remains.
-    let (typed, any): (Vec<_>, Vec<_>) = uplinks
-        .iter_mut()
-        .filter(|uplink| unbound(uplink))
-        .partition(|uplink| uplink.kind != LinkType::Other);
-    for uplink in typed.into_iter().chain(any) {
-        let fits = |name: &&String| !taken.contains(*name) && uplink.kind.fits(name);
-        if let Some(found) = interfaces.iter().find(fits).cloned() {
-            taken.insert(found.clone());
-            uplink.interface = Some(found);
+/// Such uplinks, and the interfaces that they have. No I/O: what is there goes in, each time it may have changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Typed {
+    uplinks: Vec<Uplink>,
+    /// By id.
+    places: BTreeMap<u8, String>,
+}
+
+impl Typed {
+    /// Those of `uplinks` that name neither an interface nor an address.
+    pub(crate) fn of(uplinks: &[Uplink]) -> Self {
+        Self {
+            uplinks: uplinks.iter().filter(|uplink| uplink.is_typed()).cloned().collect(),
+            ..Self::default()
         }
     }
-    let mut kept = !uplinks.iter().all(unbound);
-    let mut warnings = Vec::new();
-    uplinks.retain(|uplink| {
-        let keep = !unbound(uplink) || !kept;
-        kept = true;
-        if !keep {
-            warnings.push(Warning {
-                key: format!("uplink {}", uplink.name),
-                origin: format!("type {}", uplink.kind.name()),
-                says: "is left out: no free interface of that type has a default route now; name one with interface = \
-                       \"…\" to have it waited for"
-                    .to_owned(),
-            });
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.uplinks.is_empty()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[Uplink] {
+        &self.uplinks
+    }
+
+    /// Gives each the first of `present` (those that could be an uplink and that nobody names, the preferred first, each with
+    /// what it seems to be) that fits its type. Who has an interface keeps it while it is there: another that comes is
+    /// no reason to break what runs over it.
+    pub(crate) fn place(&mut self, present: &[(&str, LinkType)]) -> BTreeMap<String, &Uplink> {
+        self.places.retain(|_, place| present.iter().any(|(name, _)| name == place));
+        // Those of a type choose first: the others can use what remains.
+        let (typed, any): (Vec<_>, Vec<_>) =
+            self.uplinks.iter().partition(|uplink| uplink.kind != LinkType::Other);
+        for uplink in typed.into_iter().chain(any) {
+            if self.places.contains_key(&uplink.id) {
+                continue;
+            }
+            let free = |(name, line): &&(&str, LinkType)| {
+                !self.places.values().any(|taken| taken == name) && uplink.kind.fits(name, *line)
+            };
+            if let Some((name, _)) = present.iter().find(free) {
+                self.places.insert(uplink.id, (*name).to_owned());
+            }
         }
-        keep
-    });
-    warnings
+        let placed =
+            self.uplinks.iter().filter_map(|uplink| Some((self.places.get(&uplink.id)?.clone(), uplink)));
+        placed.collect()
+    }
+}
+
+impl Uplink {
+    /// Ceiling of its rate, bit/s.
+    pub(crate) fn rate_max(&self) -> Option<u64> {
+        self.max_bandwidth.map(|bytes| bytes.get() * 8)
+    }
+
+    /// Whether it means any interface of its type.
+    pub(crate) fn is_typed(&self) -> bool {
+        self.interface.is_none() && self.address.is_none()
+    }
 }
 
 impl LinkType {
     /// Whether a line of this type can be behind an interface of that name (systemd.net-naming-scheme(7), and the
-    /// kernel's own names).
-    fn fits(self, interface: &str) -> bool {
+    /// kernel's own names), which seems to be a `line`.
+    fn fits(self, interface: &str, line: Self) -> bool {
         let any = |starts: &[&str]| starts.iter().any(|start| interface.starts_with(start));
         let (wireless, cellular) = (any(&["wl"]), any(&["ww", "rmnet", "usb"]));
+        let is_wired = !matches!(line, Self::Wifi | Self::Lte | Self::FiveG | Self::Tethering);
         match self {
+            kind if kind == line => true,
             // Dialled, either way.
-            Self::Lte | Self::FiveG => cellular || any(&["ppp"]),
+            Self::Lte | Self::FiveG => cellular || any(&["ppp"]) || matches!(line, Self::Lte | Self::FiveG),
             Self::Wifi => wireless,
             // Named by its hardware address where names are made predictable.
             Self::Tethering => any(&["usb", "enx"]),
@@ -69,7 +89,7 @@ impl LinkType {
             | Self::Starlink
             | Self::Satellite
             | Self::Cable
-            | Self::Ethernet => !wireless && !cellular,
+            | Self::Ethernet => !wireless && !cellular && is_wired,
         }
     }
 }
@@ -77,62 +97,62 @@ impl LinkType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use LinkType::{Ethernet, Fiber, FiveG, Lte, Other, Starlink, Tethering, Wifi};
 
-    fn uplink(id: u8, kind: LinkType, interface: Option<&str>) -> Uplink {
-        Uplink {
+    fn typed(kinds: &[LinkType]) -> Typed {
+        let uplink = |(kind, id): (&LinkType, u8)| Uplink {
             id,
             name: format!("u{id}"),
-            interface: interface.map(str::to_owned),
+            interface: None,
             address: None,
-            kind,
+            kind: *kind,
             max_bandwidth: None,
             weight: 10,
             metered: false,
             lend: true,
             health: kind.health(),
-        }
+        };
+        let mut uplinks: Vec<_> = kinds.iter().zip(1..).map(uplink).collect();
+        uplinks.push(Uplink { interface: Some("eth9".to_owned()), ..uplink((&Fiber, 31)) });
+        Typed::of(&uplinks)
     }
 
-    fn placed(
-        uplinks: &[(LinkType, Option<&str>)],
-        interfaces: &[&str],
-    ) -> (Vec<(u8, Option<String>)>, usize) {
-        let numbered = uplinks.iter().zip(1..);
-        let mut uplinks = numbered.map(|((kind, interface), id)| uplink(id, *kind, *interface)).collect();
-        let interfaces: Vec<String> = interfaces.iter().map(|name| (*name).to_owned()).collect();
-        let warnings = place(&mut uplinks, &interfaces, &["used0".to_owned()]);
-        (uplinks.into_iter().map(|uplink| (uplink.id, uplink.interface)).collect(), warnings.len())
+    /// Interfaces of the uplinks 1, 2 and so on; `-` without one.
+    fn placed(typed: &mut Typed, present: &[(&str, LinkType)]) -> String {
+        let count = typed.all().len();
+        let places = typed.place(present);
+        let of = |id: usize| places.iter().find(|(_, uplink)| usize::from(uplink.id) == id);
+        let names: Vec<_> =
+            (1..=count).map(|id| of(id).map_or("-", |(interface, _)| interface.as_str())).collect();
+        names.join(" ")
     }
+
+    const ALL: [(&str, LinkType); 5] =
+        [("enp1s0", Ethernet), ("wlan0", Wifi), ("wwan0", Lte), ("eth1", Ethernet), ("usb0", Tethering)];
 
     #[test]
     fn each_takes_an_interface_of_its_type() {
-        use LinkType::{Fiber, FiveG, Lte, Other, Starlink, Wifi};
-        let some = |id, name: &str| (id, Some(name.to_owned()));
-        let all = ["used0", "enp1s0", "wlan0", "wwan0", "eth1"];
-        let (uplinks, warnings) = placed(&[(Fiber, None), (Starlink, None), (Lte, None), (Wifi, None)], &all);
-        assert_eq!(uplinks, [some(1, "enp1s0"), some(2, "eth1"), some(3, "wwan0"), some(4, "wlan0")]);
-        assert_eq!(warnings, 0);
-        // What is named is not given away, and what takes anything takes what the others leave.
-        let (uplinks, warnings) = placed(&[(Other, None), (Fiber, None), (Fiber, Some("enp1s0"))], &all);
-        assert_eq!(uplinks, [some(1, "wlan0"), some(2, "eth1"), some(3, "enp1s0")]);
-        assert_eq!(warnings, 0);
-        let (uplinks, warnings) = placed(&[(Fiber, None), (FiveG, None)], &["eth0", "eth1"]);
-        assert_eq!((uplinks, warnings), (vec![some(1, "eth0")], 1));
+        assert_eq!(placed(&mut typed(&[Fiber, Starlink, Lte, Wifi]), &ALL), "enp1s0 eth1 wwan0 wlan0");
+        // What takes anything takes what the others leave.
+        assert_eq!(placed(&mut typed(&[Other, Fiber, Tethering]), &ALL), "wlan0 enp1s0 usb0");
+        assert_eq!(placed(&mut typed(&[Fiber, FiveG]), &[("eth0", Ethernet), ("eth1", Ethernet)]), "eth0 -");
+        // A modem by its driver, whatever its name is.
+        assert_eq!(placed(&mut typed(&[Fiber, FiveG]), &[("lan7", Lte), ("eth1", Ethernet)]), "eth1 lan7");
     }
 
     #[test]
-    fn one_always_remains() {
-        use LinkType::{Fiber, Lte, Other};
-        let eth0 = || Some("eth0".to_owned());
+    fn who_comes_later_is_used_and_who_has_one_keeps_it() {
+        let mut typed = typed(&[Fiber, Lte]);
+        assert_eq!(placed(&mut typed, &[]), "- -");
+        assert_eq!(placed(&mut typed, &[("eth1", Ethernet)]), "eth1 -");
         assert_eq!(
-            placed(&[(Fiber, None)], &["eth0"]),
-            (vec![(1, None)], 0),
-            "the main routing table has it"
+            placed(&mut typed, &[("eth0", Ethernet), ("eth1", Ethernet), ("wwan1", Lte)]),
+            "eth1 wwan1"
         );
-        assert_eq!(placed(&[(Other, None)], &["eth0", "eth1"]), (vec![(1, None)], 0));
-        assert_eq!(placed(&[(Fiber, None)], &["wwan0", "eth0"]), (vec![(1, eth0())], 0));
-        assert_eq!(placed(&[(Lte, None)], &["eth0"]), (vec![(1, None)], 0), "it may come");
-        assert_eq!(placed(&[(Fiber, None), (Lte, None)], &[]), (vec![(1, None)], 1));
-        assert_eq!(placed(&[(Lte, None), (Fiber, Some("eth0"))], &["eth0"]), (vec![(2, eth0())], 1));
+        assert_eq!(
+            placed(&mut typed, &[("eth0", Ethernet), ("wwan0", Lte)]),
+            "eth0 wwan0",
+            "theirs have gone"
+        );
     }
 }

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::kernel::{AS_ROOT, reverse_path_filter};
 use super::{Patient, Report};
-use crate::config::Uplink;
+use crate::config::{Typed, Uplink};
 use crate::platform::{NoUplink, Survey, Surveyed, interface_of, survey};
 
 /// Least MTU of IPv6 (RFC 8200, section 5): paths begin with datagrams of that size.
@@ -31,7 +31,7 @@ pub(super) async fn uplinks(patient: &Patient<'_>, report: &mut Report) {
     };
     let configured = patient.config.map(|config| &config.uplinks[..]).unwrap_or_default();
     let mut used = Vec::new();
-    for uplink in configured {
+    for uplink in configured.iter().filter(|uplink| !uplink.is_typed()) {
         match uplink.interface.clone().or_else(|| uplink.address.and_then(interface_of)) {
             Some(name) => named(uplink, &name, &survey, &mut used, report),
             None => report.fault(
@@ -41,6 +41,7 @@ pub(super) async fn uplinks(patient: &Patient<'_>, report: &mut Report) {
             ),
         }
     }
+    typed(configured, &survey, &mut used, report);
     let finds = patient.config.is_none_or(|config| config.discovery.uplinks);
     for surveyed in &survey.interfaces {
         if !used.contains(&surveyed.name) && surveyed.name != patient.tun() {
@@ -83,6 +84,33 @@ fn named(uplink: &Uplink, interface: &str, survey: &Survey, used: &mut Vec<Strin
         Err(why) => report.note(subject, format!("{interface} is used because it is named; {why}"), ""),
     }
     used.push(interface.to_owned());
+}
+
+/// Uplinks of the configuration that any interface of their type will do for.
+fn typed(configured: &[Uplink], survey: &Survey, used: &mut Vec<String>, report: &mut Report) {
+    let free = survey.interfaces.iter().filter(|surveyed| !used.contains(&surveyed.name));
+    let present: Vec<_> =
+        free.filter_map(|one| Some((one.name.as_str(), one.verdict.as_ref().ok()?.line))).collect();
+    let mut typed = Typed::of(configured);
+    let places: Vec<_> =
+        typed.place(&present).into_iter().map(|(interface, uplink)| (interface, uplink.id)).collect();
+    for uplink in typed.all() {
+        let subject = format!("uplink {}", uplink.name);
+        match places.iter().find(|(_, id)| *id == uplink.id) {
+            Some((interface, _)) => {
+                report.ok(
+                    subject,
+                    format!("{interface}, as the first free one of type {}", uplink.kind.name()),
+                );
+                used.push(interface.clone());
+            }
+            None => report.note(
+                subject,
+                format!("no free interface of type {} has a default route: waited for", uplink.kind.name()),
+                "plug it in; or name the interface that it is with uplinks[].interface",
+            ),
+        }
+    }
 }
 
 /// What to do so that an interface becomes an uplink.

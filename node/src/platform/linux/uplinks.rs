@@ -49,6 +49,8 @@ const GROUPS: [MulticastGroup; 7] = [
 pub(crate) struct OnHost {
     /// The uplinks, the best first.
     pub(crate) uplinks: Vec<Candidate>,
+    /// Those that lead to the same router as one of them, if they are of use.
+    pub(crate) doubles: Vec<Candidate>,
     /// The interfaces that lead to a LAN, by name.
     pub(crate) lans: Vec<String>,
 }
@@ -62,14 +64,17 @@ impl LinuxPlatform {
     pub(crate) async fn find(&self, wanted: &Wanted) -> Result<OnHost, PlatformError> {
         let netlink = Netlink::open()?;
         let state = read(&netlink).await?;
-        let (uplinks, _) = without_doubles(judge::uplinks(&state, wanted)).await;
-        let interfaces: Vec<_> = uplinks.iter().map(|one| (Some(one.interface.clone()), None)).collect();
+        let (uplinks, doubles) = without_doubles(judge::uplinks(&state, wanted)).await;
+        let doubles = doubles.into_iter().map(|(double, _)| double).filter(|_| wanted.doubles);
+        let doubles: Vec<_> = doubles.collect();
+        let all = uplinks.iter().chain(&doubles);
+        let interfaces: Vec<_> = all.map(|one| (Some(one.interface.clone()), None)).collect();
         self.prepare_uplinks(&interfaces).await?;
-        Ok(OnHost { uplinks, lans: judge::lans(&state, wanted) })
+        Ok(OnHost { uplinks, doubles, lans: judge::lans(&state, wanted) })
     }
 
     /// Tells what [`find`](Self::find) gives, whenever it may have changed. Does not end.
-    pub(crate) async fn follow(&self, wanted: &Wanted, tell: impl Fn(OnHost)) {
+    pub(crate) async fn follow(&self, wanted: &Wanted, mut tell: impl FnMut(OnHost)) {
         let mut changes = None;
         loop {
             if changes.is_none() {
@@ -101,7 +106,7 @@ impl LinuxPlatform {
 /// Leaves those out that lead to the same router as one before them, as a notebook's cable and its Wi-Fi do: the line
 /// behind them is one. Two routers may have the same address, but not the same hardware address.
 /// Those that are left out come second, each with the one that is used instead.
-async fn without_doubles(found: Vec<Candidate>) -> (Vec<Candidate>, Vec<(String, String)>) {
+async fn without_doubles(found: Vec<Candidate>) -> (Vec<Candidate>, Vec<(Candidate, String)>) {
     let mut doubles = Vec::new();
     let mut kept: Vec<(Candidate, Option<Gateway>)> = Vec::with_capacity(found.len());
     for candidate in found {
@@ -116,9 +121,9 @@ async fn without_doubles(found: Vec<Candidate>) -> (Vec<Candidate>, Vec<(String,
             }
             let double = kept.iter().find(|(_, known)| known.is_some() && *known == router);
             if let Some((other, _)) = double {
-                let (interface, other) = (&candidate.interface, &other.interface);
+                let (interface, other) = (&candidate.interface, other.interface.clone());
                 tracing::debug!(interface, other, "the same router is behind both: one of them is used");
-                doubles.push((interface.clone(), other.clone()));
+                doubles.push((candidate, other));
                 continue;
             }
         }
@@ -156,6 +161,7 @@ pub(crate) async fn survey(ignore: &[String]) -> Result<Survey, PlatformError> {
     let state = read(&Netlink::open()?).await?;
     let wanted = Wanted { uplinks: true, ignore: ignore.to_vec(), ..Wanted::default() };
     let (_, doubles) = without_doubles(judge::uplinks(&state, &wanted)).await;
+    let doubles = doubles.into_iter().map(|(double, other)| (double.interface, other)).collect();
     let surveyed = state.interfaces.iter().filter(|interface| interface.layer != Layer::Loopback);
     let interfaces = surveyed.map(|interface| Surveyed {
         name: interface.name.clone(),

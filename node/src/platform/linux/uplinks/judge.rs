@@ -67,6 +67,8 @@ pub(crate) struct Wanted {
     pub(crate) named: BTreeSet<String>,
     /// Addresses that the configuration names: their interfaces are not found.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Whether interfaces that lead to the same router as a better one are of use: the configuration may want both.
+    pub(crate) doubles: bool,
 }
 
 /// An interface that is an uplink.

@@ -207,6 +207,7 @@ fn what_the_configuration_names_or_ignores_is_not_found() {
             ignore: ignore.iter().map(|text| (*text).to_owned()).collect(),
             named: named.iter().map(|text| (*text).to_owned()).collect(),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            doubles: false,
         };
         uplinks(&host.0, &wanted).into_iter().map(|found| found.interface).collect::<Vec<_>>()
     };
