@@ -219,7 +219,8 @@ impl Sender {
     }
 
     /// The path of earliest arrival while its wire is free; when what waits would keep it busy for
-    /// longer than a detour takes, the best of those that are free.
+    /// longer than a detour takes, the best of those that are free. So it is when the first has waited for as long: what
+    /// does not wait for anybody, as reports do not, may keep a thin wire busy for ever.
     fn express_path(&self, bytes: usize, now: Time) -> Option<usize> {
         let ahead = self.config.ahead_sparse;
         let best = self.earliest(bytes, now)?;
@@ -227,7 +228,8 @@ impl Sender {
             return Some(best);
         }
         let waiting = self.express.len() * bytes;
-        let wait = self.paths[best].arrival(waiting, now);
+        let waited = self.express.front().map_or(0.0, |head| (now - head.enqueued).as_secs_f64());
+        let wait = self.paths[best].arrival(waiting, now) + waited;
         self.usable()
             .filter(|&i| !self.paths[i].flight.is_full() && self.paths[i].is_free(ahead, now))
             .map(|i| (i, self.paths[i].arrival(bytes, now)))
