@@ -60,6 +60,8 @@ fn an_exit_that_is_not_reached_is_no_secret() {
         assert!(told.contains(&format!("ping -c 3 -I up0 {exit}; ping -c 3 -I up1 {exit}")), "{told}");
         assert!(told.contains("the bond that leads there is offline"), "{told}");
         assert!(!told.contains("names do not resolve"), "the resolvers are not to blame:\n{told}");
+        let told = doctor(&bond.exit);
+        assert!(!told.contains("carries nothing"), "an edge that is away is no fault of the exit:\n{told}");
         // Even when the connections have ended meanwhile.
         std::thread::sleep(Duration::from_secs(12));
         assert!(said(&bond.edge, &["status"]).contains("OFFLINE"), "{}", said(&bond.edge, &["status"]));

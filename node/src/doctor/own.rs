@@ -109,10 +109,13 @@ fn try_by_hand(state: &Value, path: &Value) -> Option<String> {
     Some(format!("ping -c 3 -I {interface} {}", remote.ip()))
 }
 
-/// Paths that carry nothing while others of their session do: a host whose bond works does not notice.
+/// Paths that carry nothing while others of their session do: a host whose bond works does not notice. That an edge is away
+/// altogether is no fault of its exit.
 fn dead_paths(state: &Value, report: &mut Report) {
-    for session in list(state, "sessions").filter(|session| !is_offline(session)) {
-        for path in list(session, "paths").filter(|path| text_of(path, "health") == "down") {
+    let is_dead = |path: &&Value| text_of(path, "health") == "down";
+    let lives = |session: &&Value| !list(session, "paths").all(|path| is_dead(&path));
+    for session in list(state, "sessions").filter(lives) {
+        for path in list(session, "paths").filter(is_dead) {
             let (name, remote) = (text_of(path, "name"), text_of(path, "remote"));
             let says = format!(
                 "{name} to {} at {remote} carries nothing, nothing has come for {}; the others carry its share",
