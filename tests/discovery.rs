@@ -84,7 +84,15 @@ impl Lan {
 
     /// Waits until the program of node `k` answers: it runs.
     fn wait_running(&self, k: usize) -> Instant {
-        while self.nodes[k].status().is_none() {}
+        let begin = Instant::now();
+        while self.nodes[k].status().is_none() {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "node {k} does not answer:
+{}",
+                self.nodes[k].log()
+            );
+        }
         Instant::now()
     }
 }

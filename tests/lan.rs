@@ -13,7 +13,7 @@ use mwb_sim::wan::{DirectionSpec, LinkSpec};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use support::node::{Node, wait_until};
+use support::node::{Node, PATIENCE, wait_until};
 use support::skip::in_lab;
 
 /// From when all run until every pair is connected.
@@ -91,7 +91,10 @@ impl Lan {
 
     /// Waits until the program of node `k` answers: it runs.
     fn wait_running(&self, k: usize) -> Instant {
-        while self.nodes[k].status().is_none() {}
+        let begin = Instant::now();
+        while self.nodes[k].status().is_none() {
+            assert!(begin.elapsed() < PATIENCE, "node {k} does not answer:\n{}", self.nodes[k].log());
+        }
         Instant::now()
     }
 }
