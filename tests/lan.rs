@@ -55,7 +55,7 @@ impl Lan {
         let mut text =
             "[lan]\ninterfaces = [\"lan0\"]\nmdns = false\n[[uplinks]]\ninterface = \"up0\"\ntype = \"lte\"\n".to_owned();
         let peer = |name: &str, id: &str| format!("[[peers]]\nname = \"{name}\"\nnode_id = \"{id}\"\n");
-        text += &peer("exit", &"0".repeat(64));
+        text += &peer("exit", &"1".repeat(64));
         text += "addresses = [\"198.51.100.2:9000\"]\nexit = true\n";
         for node in self.nodes.iter().enumerate().filter(|(other, _)| *other != k).map(|(_, node)| node) {
             text += &peer(node.host().name(), &node.id);
