@@ -234,3 +234,47 @@ impl Access {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mwb_proto::mesh::{RecordRefused, RootKey};
+
+    use super::*;
+    use crate::identity::Identity;
+
+    fn identity() -> Identity {
+        Identity::from_pkcs8(&Identity::generate().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn who_was_sent_away_knows_nobody_and_may_join_again() {
+        let root = RootKey::from_pkcs8(&Identity::generate().unwrap()).unwrap();
+        let (mine, other, named) = (identity(), identity(), identity());
+        let mut members = Members::new(root.public_key());
+        members.enrol(&root, mine.public_key(), ("mine", Roles::EDGE, &[])).unwrap();
+        let record = members.enrol(&root, other.public_key(), ("other", Roles::EDGE, &[])).unwrap().encode();
+        let dir = std::env::temp_dir().join(format!("mwb-membership-{}", std::process::id()));
+        let (store, me) = (Store::new(&dir), mine.node_id());
+        store.joined(me, &members).unwrap();
+        assert!(matches!(store.prepare(me), Err(StoreError::Member { .. })));
+        let membership = Membership::open(Store::new(&dir), me).unwrap().unwrap();
+        let known = BTreeMap::from([(named.node_id(), "named".to_owned())]);
+        let access = Access::new(known, Some(Arc::clone(&membership)));
+        assert_eq!(access.admit(other.node_id(), &record).unwrap().name, "other");
+
+        members.revoke(&root, me).unwrap();
+        membership.merge(&members);
+        assert_eq!(access.admit(other.node_id(), &record), Err(AdmitError::Outside));
+        access.admit(named.node_id(), &[]).expect("the configuration is no mesh's to revoke");
+        assert_eq!(members.admit(me, &[]), Err(AdmitError::Refused(RecordRefused::Revoked)));
+
+        // A new record, and all is as before, also for the node that runs.
+        store.merge(&members).unwrap();
+        store.prepare(me).expect("it may join again");
+        members.enrol(&root, mine.public_key(), ("mine", Roles::EDGE, &[])).unwrap();
+        store.joined(me, &members).unwrap();
+        membership.merge(&store.load().unwrap().unwrap());
+        assert_eq!(access.admit(other.node_id(), &record).unwrap().name, "other");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -45,6 +45,10 @@ fn every_death_among_lender_and_borrower_is_short() {
     }
     let lent = bed.lender.status().leases.expect("it is on a LAN").lent;
     assert!(lent.len() == 1 && lent[0].relay == "relay-1", "the lease outlived them all: {lent:?}");
+    // Its uplink counts what it carried for the borrower, as of the last window.
+    let links = bed.lender.status().links;
+    let counted: u64 = links.iter().map(|link| link.lent_up_bytes.min(link.lent_down_bytes)).sum();
+    assert!(counted > 0, "{links:?}");
     bed.stop();
 }
 

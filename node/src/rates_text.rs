@@ -320,6 +320,21 @@ mod tests {
     }
 
     #[test]
+    fn a_lent_link_carries_for_others_too_and_a_port_without_a_lender_is_ready() {
+        let (mut before, mut now) = (state(1_000_000), state(1_000_000));
+        for (state, bytes) in [(&mut before, 0), (&mut now, 500_000)] {
+            state["links"][0]["lent_up_bytes"] = bytes.into();
+            state["links"][0]["lent_down_bytes"] = (2 * bytes).into();
+            state["links"][1] = json!({"name": "lan-eth1", "local": "192.168.1.2:9100"});
+            state["lan"] = json!({"ports": [{"interface": "eth1", "link": "lan-eth1"}]});
+        }
+        let links = links_json(&Sample { before: &before, now: &now, seconds: 1.0 }, &BTreeMap::new());
+        assert_eq!((&links[0]["mbit_up"], &links[0]["mbit_down"]), (&json!(4.0), &json!(8.0)));
+        assert_eq!((&links[0]["sent_bytes"], &links[0]["received_bytes"]), (&json!(1.5e6), &json!(4e6)));
+        assert_eq!((&links[1]["state"], &links[1]["type"]), (&json!("ready"), &json!("LAN port")));
+    }
+
+    #[test]
     fn sessions_show_what_they_carry_and_repair() {
         let (before, now) = (state(1_000_000), state(2_000_000));
         let sessions = sessions_json(&Sample { before: &before, now: &now, seconds: 1.0 });
@@ -333,6 +348,9 @@ mod tests {
         }
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
         assert_eq!(sessions_text(&[]), "no session\n");
+        let idle = json!({"sessions": [{"name": "exit", "role": "edge"}]});
+        let idle = sessions_json(&Sample { before: &idle, now: &idle, seconds: 1.0 });
+        assert!(!sessions_text(&idle).contains("-0.0"), "{}", sessions_text(&idle));
     }
 
     #[test]

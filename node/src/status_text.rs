@@ -22,19 +22,6 @@ pub(crate) fn silence(session: &Value) -> Option<f64> {
     list(session, "paths").map(|path| number(path, "silent_seconds")).min_by(f64::total_cmp)
 }
 
-/// What a screen begins with when the host has no way to the internet but its own uplinks: a sentence per session.
-pub(crate) fn offline(state: &Value) -> String {
-    let mut out = String::new();
-    for session in list(state, "sessions").filter(|session| is_offline(session)) {
-        let _ = write!(out, "OFFLINE: no path to the exit {} carries packets", text_of(session, "name"));
-        let _ = match silence(session) {
-            Some(seconds) => writeln!(out, ", nothing has come for {}", span(seconds as u64)),
-            None => writeln!(out, ", none has joined (mwb-node doctor says why)"),
-        };
-    }
-    out
-}
-
 /// One screen of text.
 pub(crate) fn text(state: &Value) -> String {
     let mut out = String::new();
@@ -58,7 +45,13 @@ fn write(out: &mut String, state: &Value) -> std::fmt::Result {
     if !problem.is_empty() {
         writeln!(out, "warning: {problem}")?;
     }
-    out.push_str(&offline(state));
+    for session in list(state, "sessions").filter(|session| is_offline(session)) {
+        write!(out, "OFFLINE: no path to the exit {} carries packets", text_of(session, "name"))?;
+        match silence(session) {
+            Some(seconds) => writeln!(out, ", nothing has come for {}", span(seconds as u64))?,
+            None => writeln!(out, ", none has joined (mwb-node doctor says why)")?,
+        }
+    }
     for session in list(state, "sessions") {
         write_session(out, session)?;
     }

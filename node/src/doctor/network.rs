@@ -98,10 +98,7 @@ fn typed(configured: &[Uplink], survey: &Survey, used: &mut Vec<String>, report:
         let subject = format!("uplink {}", uplink.name);
         match places.iter().find(|(_, id)| *id == uplink.id) {
             Some((interface, _)) => {
-                report.ok(
-                    subject,
-                    format!("{interface}, as the first free one of type {}", uplink.kind.name()),
-                );
+                report.ok(subject, format!("{interface}, as one of type {}", uplink.kind.name()));
                 used.push(interface.clone());
             }
             None => report.note(
@@ -220,7 +217,7 @@ pub(super) async fn resolvers(patient: &Patient<'_>, report: &mut Report) {
     let (good, bad) = (told(true).join(", "), told(false).join(", "));
     if good.is_empty() && patient.is_offline() {
         let says = format!("{bad} does not answer: the bond that leads there is offline");
-        return report.note("DNS", says, "nothing: see the session above");
+        return report.note("DNS", says, "nothing: what is said of offline above is the cause");
     }
     let todo = format!("resolvectl status; or another nameserver line in /etc/resolv.conf than {bad}");
     match (good.is_empty(), bad.is_empty()) {

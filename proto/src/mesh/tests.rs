@@ -220,6 +220,11 @@ fn each_reason_to_send_a_node_away() {
     for old in [&good, &newer] {
         assert_eq!(members.admit(node, &old.encode()), Err(RecordRefused::Revoked.into()));
     }
+    assert_eq!(
+        members.admit(node, &[]),
+        Err(RecordRefused::Revoked.into()),
+        "it has nothing to show any more"
+    );
     assert_eq!(members.revoke(&ours, node), Ok(None), "it is no member any more");
     let again = members.enrol(&ours, [5; 32], ("n5", Roles::EDGE, &[])).expect("room");
     assert_eq!(again.record().serial, 5, "above what was revoked");
