@@ -74,6 +74,7 @@ struct Line<'a> {
     dropped_codel: u64,
     marked: u64,
     dropped_overflow: u64,
+    dropped_stale: u64,
     #[serde(flatten)]
     path: &'a PathSnapshot,
 }
@@ -101,6 +102,7 @@ fn lines(session: &str, snapshot: &SenderSnapshot) -> String {
             dropped_codel: snapshot.dropped_codel,
             marked: snapshot.marked,
             dropped_overflow: snapshot.dropped_overflow,
+            dropped_stale: snapshot.dropped_stale,
             path,
         };
         if let Ok(text) = serde_json::to_string(&line) {

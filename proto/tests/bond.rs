@@ -326,7 +326,7 @@ fn check_books(o: &Outcome) -> Result<(), TestCaseError> {
     prop_assert_eq!(unique.len(), o.delivered.len(), "copies came out");
     prop_assert!(unique.is_subset(&o.arrived), "what never arrived came out");
     let s = &o.sender;
-    let unsent = s.queue_packets as u64 + s.dropped_codel + s.dropped_overflow;
+    let unsent = s.queue_packets as u64 + s.dropped_codel + s.dropped_overflow + s.dropped_stale;
     prop_assert_eq!(s.packets_sent + unsent, u64::from(o.offered));
     prop_assert_eq!(s.packets_arrived + s.given_up + s.held_packets as u64, s.packets_sent);
     let arrived = o.arrived.len() as u64;

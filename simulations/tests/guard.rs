@@ -71,13 +71,14 @@ fn a_link_that_delivers_a_second_late_costs_nothing() {
     assert!(after > 0.95 * good, "{after:.1} Mbit/s, the good link has {good:.1}");
 }
 
-/// Hardly anything was sent over the link before it was cut, so nothing is known of its rate.
+/// Hardly anything was sent over the link before it was cut, so nothing is known of its rate. How inner TCP's slow start ends
+/// differs from run to run, so five are looked at.
 #[test]
 fn a_link_cut_before_it_was_used_is_used_soon_after_its_return() {
     let mut scenario =
         Scenario::new(vec![link("one", 10.0, 100)]).at(700, Action::Cut(0)).at(2000, Action::Restore(0));
     scenario.flows[0].start = Duration::from_millis(2100);
-    let report = run(scenario, 1, 8);
-    let got = between(&report, 5, 8);
-    assert!(got > 7.0, "{got:.1} of 10 Mbit/s three seconds after the start");
+    let got: Vec<f64> = (1..6).map(|seed| between(&run(scenario.clone(), seed, 8), 5, 8)).collect();
+    let mean = got.iter().sum::<f64>() / got.len() as f64;
+    assert!(mean > 7.0, "{got:.1?} of 10 Mbit/s three seconds after the start");
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use mwb_sim::bond_sim::{Action, RivalSpec, Scenario, Side, SimBond, SimReport};
+use mwb_sim::bond_sim::{Action, FlowSpec, RivalSpec, Scenario, Side, SimBond, SimReport, TraceLine};
 use mwb_sim::wan::{DirectionSpec, LinkSpec, QueueLimit, Trace, Way};
 
 fn link(mbit: f64, rtt_ms: u64) -> LinkSpec {
@@ -101,27 +101,36 @@ fn a_neighbour_for_two_seconds_is_soon_forgotten() {
     assert!(after > 0.95 * before, "{after:.1} Mbit/s after {before:.1}");
 }
 
-/// Two senders of the same kind on one uplink keep its queue short and share it.
+/// Two senders of the same kind on one uplink share it and keep its queue short. Who meets whose queue first differs from run
+/// to run, so six are looked at: no share is far from half in all of them, and more often than not nobody waits.
 #[test]
 fn another_bond_on_the_uplink_is_no_rival() {
     let mut scenario = Scenario::new(vec![link(20.0, 40)]);
     scenario.twins = vec![0];
+    // One flow would be over before it has filled both.
+    scenario.flows = vec![FlowSpec::download(); 4];
     scenario.warmup = Duration::from_secs(10);
     let scenario = scenario.at(0, Action::RemovePath(1)).at(5000, Action::AddPath(1));
-    let mut report = run(scenario, 4, 40);
-    let paths = &report.exit.sender.paths;
-    let sent = [0, 1].map(|path: usize| {
-        let at = |t: f64| {
-            let line =
-                report.trace.iter().find(|l| l.side == Side::Exit && l.at >= t && l.sender.paths.len() == 2);
-            line.map_or(0, |line| line.sender.paths[path].sent_bytes)
-        };
-        (paths[path].sent_bytes - at(15.0)) as f64 * 8e-6 / 25.0
-    });
-    assert!(sent[0] < 2.0 * sent[1] && sent[1] < 2.0 * sent[0], "{sent:.1?} Mbit/s");
-    assert_eq!(contests(&report), 0);
-    let echo = report.echo.take().expect("asked for");
-    assert!(echo.p95 < Duration::from_millis(40 + 25), "{echo:?}");
+    let (mut shares, mut echoes) = (Vec::new(), Vec::new());
+    for seed in 1..7 {
+        let mut report = run(scenario.clone(), seed, 40);
+        let paths = &report.exit.sender.paths;
+        let sent = [0, 1].map(|path: usize| {
+            let at = |t: f64| {
+                let both = |l: &&TraceLine| l.side == Side::Exit && l.at >= t && l.sender.paths.len() == 2;
+                report.trace.iter().find(both).map_or(0, |line| line.sender.paths[path].sent_bytes)
+            };
+            (paths[path].sent_bytes - at(15.0)) as f64
+        });
+        shares.push(sent[0] / (sent[0] + sent[1]));
+        assert_eq!(contests(&report), 0, "seed {seed}");
+        echoes.push(report.echo.take().expect("asked for").p95);
+    }
+    echoes.sort_unstable();
+    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+    assert!((0.35..0.65).contains(&mean), "{shares:.2?}");
+    assert!(shares.iter().all(|share| (0.2..0.8).contains(share)), "{shares:.2?}");
+    assert!(echoes[2] < Duration::from_millis(40 + 25), "{echoes:?}");
 }
 
 /// Loss, jitter, disorder, a policer, a longer path, less rate, a grant: nobody else is there.

@@ -60,7 +60,7 @@ pub struct Receiver {
     packets_heard: u32,
     /// Datagrams with reports since our last one.
     reports_heard: u32,
-    new_gap: bool,
+    at_once: bool,
     rate: RateMeter,
     /// One-way delays of all paths on one scale.
     scale: Unwrap,
@@ -106,7 +106,7 @@ impl Receiver {
             news: false,
             packets_heard: 0,
             reports_heard: 0,
-            new_gap: false,
+            at_once: false,
             rate: RateMeter { since: now, ..RateMeter::default() },
             scale: Unwrap::default(),
             reports: 0,
@@ -136,7 +136,7 @@ impl Receiver {
         } else {
             self.news = true;
         }
-        self.new_gap |= gap;
+        self.at_once |= gap;
         self.rate.add(u64::from(item.wire_len), now);
         match item.frame {
             FrameType::Data => {
@@ -173,7 +173,9 @@ impl Receiver {
                         self.push_heartbeat(item.path, beat);
                     }
                     HeartbeatKind::Ping => self.push_heartbeat(item.path, beat),
-                    HeartbeatKind::Tail | HeartbeatKind::Probe => {}
+                    HeartbeatKind::Tail => {}
+                    // What it tells is told by its own arrival, before others follow.
+                    HeartbeatKind::Probe => self.at_once = true,
                 }
             }
             FrameType::Skip => {
@@ -290,14 +292,14 @@ impl Receiver {
         self.news = false;
         self.packets_heard = 0;
         self.reports_heard = 0;
-        self.new_gap = false;
+        self.at_once = false;
         self.reports += 1;
         report.encode_into(out);
         true
     }
 
     fn report_due(&self) -> Option<Time> {
-        if self.new_gap || self.packets_heard >= REPORT_PACKETS {
+        if self.at_once || self.packets_heard >= REPORT_PACKETS {
             return Some(self.last_report + GAP_REPORT_EVERY);
         }
         if self.news || self.reports_heard >= REPORTS_HEARD {

@@ -37,6 +37,7 @@ mod pump;
 mod random_loss;
 mod repair;
 mod reports;
+mod train;
 
 use express::Express;
 use gain::Gain;
@@ -57,6 +58,8 @@ pub const LANES: u16 = 1024;
 const SKIPS_MAX: usize = 1024;
 /// The session counts as active this long after traffic.
 const ACTIVE_FOR: Duration = Duration::from_secs(1);
+/// So long without any path the queue is old: of each flow the newest packet is kept.
+const STALE_AFTER: Duration = Duration::from_millis(500);
 /// Housekeeping interval while active.
 const HOUSEKEEPING: Duration = Duration::from_millis(5);
 /// Pings that ask for an answer, per path, while active.
@@ -97,6 +100,8 @@ pub struct Sender {
     queue: FlowQueue,
     /// When something was last left waiting in the queue.
     waited_at: Time,
+    /// When a path was last seen that carries data.
+    live_at: Time,
     policy: Policy,
     repair: Repair,
     gain: Gain,
@@ -161,6 +166,7 @@ impl Sender {
             config,
             incarnation,
             waited_at: now,
+            live_at: now,
         }
     }
 
@@ -267,6 +273,7 @@ impl Sender {
             {
                 self.emit_probe(i, size, now);
             }
+            self.pump_train(i, now);
             let p = &self.paths[i];
             let since = now - p.last_sent;
             let ping_every = if active { PING_EVERY } else { Duration::from_secs(1) };
@@ -290,6 +297,12 @@ impl Sender {
         self.age_blocks(now);
         self.check_mute(now);
         self.age_states(now);
+        if self.paths.iter().any(PathSender::is_live) {
+            self.live_at = now;
+        } else if now - self.live_at > STALE_AFTER {
+            // Whoever sent it has sent it again by then, or will: what stands before that is in its way.
+            self.queue.keep_newest();
+        }
         self.weigh_conduct(now);
         self.update_parking();
         self.housekeeping_at = now + if active { HOUSEKEEPING } else { self.config.heartbeat_idle / 4 };
@@ -377,6 +390,7 @@ impl Sender {
             dropped_codel: stats.dropped_codel,
             marked: stats.marked,
             dropped_overflow: stats.dropped_overflow + self.express.dropped(),
+            dropped_stale: stats.dropped_stale,
             dropped_invalid: self.counters.dropped_invalid,
             reports: self.counters.reports,
         }

@@ -154,6 +154,8 @@ pub struct SenderSnapshot {
     pub marked: u64,
     /// Dropped because the ingress was full.
     pub dropped_overflow: u64,
+    /// Packets dropped because they had waited while there was no path.
+    pub dropped_stale: u64,
     /// Refused: not an IP packet, or larger than any path can carry.
     pub dropped_invalid: u64,
     /// Reports taken.

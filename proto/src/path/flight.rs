@@ -60,6 +60,8 @@ pub struct Resolution<T> {
     pub lost_bytes: u64,
     /// Datagrams newly known to be lost.
     pub lost_packets: u64,
+    /// Runs of datagrams sent one after the other, of which these consist.
+    pub lost_runs: u64,
     /// Datagrams newly known to have arrived.
     pub acked_packets: u64,
     /// Their wire bytes.
@@ -94,6 +96,7 @@ impl<T> Default for Resolution<T> {
             lost: Vec::new(),
             lost_bytes: 0,
             lost_packets: 0,
+            lost_runs: 0,
             acked_packets: 0,
             acked_bytes: 0,
             spurious: 0,
@@ -111,6 +114,7 @@ impl<T> Resolution<T> {
         self.lost.clear();
         self.lost_bytes = 0;
         self.lost_packets = 0;
+        self.lost_runs = 0;
         self.acked_packets = 0;
         self.acked_bytes = 0;
         self.spurious = 0;
@@ -300,12 +304,14 @@ impl<T: Default> Flight<T> {
         let window = self.window;
 
         let mut first_open = None;
+        let mut in_run = false;
         for seq in self.unresolved_from.max(self.base)..=highest {
             let Some(sent) = self.ring.get_mut((seq - self.base) as usize) else { break };
             if sent.fate != Fate::InFlight {
                 continue;
             }
             let arrived = seq >= floor && !missing(seq);
+            let goes_on = std::mem::take(&mut in_run);
             if arrived {
                 sent.fate = Fate::Acked;
                 out.acked_packets += 1;
@@ -314,6 +320,8 @@ impl<T: Default> Flight<T> {
                 out.acked.push(std::mem::take(&mut sent.content));
             } else if sent.at + window <= overtaken {
                 sent.fate = Fate::Lost;
+                in_run = true;
+                out.lost_runs += u64::from(!goes_on);
                 out.lost_packets += 1;
                 out.lost_bytes += u64::from(sent.bytes);
                 out.large_lost += u64::from(sent.bytes > self.large);

@@ -27,6 +27,11 @@ use crate::time::Time;
 
 /// Rate before anything is known, bit/s.
 pub const COLD_RATE: f64 = 4e6;
+/// Of what a packet train says this share is believed.
+const HINT_SHARE: f64 = 0.75;
+/// Startup sends this much more than is delivered where a train has told about how much that can be: twice as much
+/// where nobody has.
+const HINTED_GROWTH: f64 = 1.5;
 /// Packets in flight before anything is known.
 pub const COLD_PACKETS: f64 = 16.0;
 /// Never send slower than this on a path that is up, bit/s: heartbeats must pass.
@@ -47,6 +52,8 @@ const CUT_MAX: f64 = 0.35;
 const UNUSED: f64 = 0.02;
 /// See [`UNUSED`].
 const UNUSED_RATE: f64 = 100e3;
+/// A path that delivers this share of the most that it has delivered lately, with a queue, is full.
+const BUSY: f64 = 0.9;
 /// How often the standing queue is let drain, seconds, so that the delay base stays honest.
 const DRAIN_EVERY: f64 = 6.0;
 /// A drain lowers the rate by at least this share: a base that was learned on top of a queue lets
@@ -94,6 +101,9 @@ pub struct RateControl {
     rate_before_cut: f64,
     last_update: f64,
     measured: bool,
+    hinted: bool,
+    /// Until then a queue may be that of the packets which told the hint.
+    hint_until: f64,
     policer: Policer,
     rivalry: Rivalry,
 }
@@ -117,6 +127,8 @@ impl RateControl {
             rate_before_cut: 0.0,
             last_update: t,
             measured: false,
+            hinted: false,
+            hint_until: f64::NEG_INFINITY,
             policer: Policer::new(t),
             rivalry: Rivalry::default(),
         }
@@ -125,6 +137,26 @@ impl RateControl {
     /// Current sending rate, bit/s on the wire.
     pub fn rate(&self) -> f64 {
         self.rate
+    }
+
+    /// What a few packets have shown of the path before anybody used it, bit/s: startup begins there, a little below.
+    /// The queue that they have made is gone after `gone` seconds.
+    pub fn hint(&mut self, rate: f64, gone: f64, now: Time) {
+        if self.phase() != Phase::Startup {
+            return;
+        }
+        let t = now.as_secs_f64();
+        let rate = (HINT_SHARE * rate).max(RATE_MIN).min(self.cap.unwrap_or(f64::INFINITY));
+        self.rate = rate;
+        self.note_delivered(t, rate);
+        self.rivalry.on_hint(rate);
+        self.hinted = true;
+        self.hint_until = t + gone;
+    }
+
+    /// Whether the rate follows from what the path has shown, although it was never full.
+    pub fn is_hinted(&self) -> bool {
+        self.hinted
     }
 
     /// Changes the ceiling, bit/s; `None` lifts it. A lower one holds at once. Under a higher one the rate
@@ -210,9 +242,10 @@ impl RateControl {
         self.capacity().max(self.rate / 2.0) * span / 8.0 + 4.0 * packet
     }
 
-    /// Counts what a report has resolved: packets and wire bytes that arrived, packets that did not.
-    pub fn on_fate(&mut self, acked: u64, acked_bytes: u64, lost: u64) {
-        self.policer.on_fate(acked, acked_bytes, lost);
+    /// Counts what a report has resolved: packets and wire bytes that arrived, packets that did not, and the runs of
+    /// neighbours of which those consist.
+    pub fn on_fate(&mut self, acked: u64, acked_bytes: u64, lost: u64, runs: u64) {
+        self.policer.on_fate(acked, acked_bytes, lost, runs);
         self.rivalry.on_fate(acked, lost);
     }
 
@@ -257,7 +290,8 @@ impl RateControl {
         match self.phase() {
             Phase::Startup => {
                 self.rivalry.on_startup(self.rate, t);
-                self.startup(c, q, target, delay.instant(), sample.app_limited);
+                let deaf = t < self.hint_until;
+                self.startup(c, q, target, delay.instant(), sample.app_limited, deaf);
                 self.heed_loss(sample, queued, delay.feedback(), t);
             }
             Phase::Steady => {
@@ -318,15 +352,17 @@ impl RateControl {
         }
     }
 
-    fn startup(&mut self, c: f64, q: f64, target: f64, instant: f64, app_limited: bool) {
-        if q > (2.0 * target).max(0.008) || instant > (4.0 * target).max(0.016) {
+    fn startup(&mut self, c: f64, q: f64, target: f64, instant: f64, app_limited: bool, deaf: bool) {
+        let queued = q > (2.0 * target).max(0.008) || instant > (4.0 * target).max(0.016);
+        if queued && !deaf {
             // An app-limited span says less than the path can do, yet a queue has formed: the
             // best delivered so far is the nearest truth, or half of the guess where next to nothing was sent.
             self.rate = if app_limited { self.capacity().max(c).max(self.rate / 2.0) } else { c };
             self.startup = false;
             self.ramp = RAMP_MIN;
-        } else {
-            self.rate = self.rate.max(2.0 * c);
+        } else if !deaf {
+            let growth = if self.hinted { HINTED_GROWTH } else { 2.0 };
+            self.rate = self.rate.max(growth * c);
         }
     }
 
@@ -344,6 +380,10 @@ impl RateControl {
                 return self.account_cut(below, q, delay, t);
             }
             self.rate = self.rate.max(c);
+            if q > target.max(TARGET_MIN) && c > BUSY * self.capacity() {
+                // The bottleneck was busy all the time: that is what it can do, whoever decided how much was sent.
+                self.rate = self.rate.min(self.capacity());
+            }
             return None;
         }
         if q > target / 2.0 {
@@ -423,6 +463,7 @@ impl RateControl {
         let before = self.capacity().max(self.rate);
         self.rate = (before / 2.0).max(known).min(self.cap.unwrap_or(f64::INFINITY));
         self.startup = true;
+        self.hinted = false;
         self.ramp = RAMP_MIN;
         self.delivered.clear();
         self.rivalry.reset();

@@ -131,6 +131,7 @@ impl Ledger {
             + sender.queue_packets as u64
             + sender.dropped_codel
             + sender.dropped_overflow
+            + sender.dropped_stale
             + sender.dropped_invalid;
         if emitted != sender.packets_in || emitted != accounted {
             self.violation(now, format!("{side:?}: {emitted} packets in, {accounted} accounted for"));

@@ -83,7 +83,8 @@ impl Sender {
             p.lost += out.lost_packets;
             p.acked += out.acked_packets;
             p.spurious += out.spurious;
-            p.rate.on_fate(out.acked_packets, out.acked_bytes, by_chance);
+            let runs = out.lost_runs.min(by_chance);
+            p.rate.on_fate(out.acked_packets, out.acked_bytes, by_chance, runs);
             p.load.on_report(out.acked_packets, by_chance);
             if let Some(milestone) = out.highest {
                 let arrival = clock - f64::from(heard.highest_age) * STAMP_UNIT_SECS;
@@ -378,13 +379,15 @@ impl Sender {
             let behind = p.delay.base() - least;
             p.delay.is_measured() && behind > if p.parked { 0.8 * limit } else { limit }
         };
-        let near: f64 = self.paths.iter().filter(|p| p.is_live() && !is_far(p)).map(|p| p.rate.rate()).sum();
+        // A rate that dips for a moment is no reason to go far.
+        let rate = |p: &PathSender| p.rate.rate().max(p.rate.capacity());
+        let near: f64 = self.paths.iter().filter(|p| p.is_live() && !is_far(p)).map(rate).sum();
         for p in &mut self.paths {
             if !p.delay.is_measured() {
                 continue;
             }
             // A rate that was not used is no more than a guess.
-            let known = !p.is_startup() || p.rate.capacity() > CARRIES_ALL * near;
+            let known = !p.is_startup() || p.rate.is_hinted() || p.rate.capacity() > CARRIES_ALL * near;
             let worth = if p.parked { WORTH_TAKING } else { WORTH_KEEPING };
             p.parked = p.conduct.is_parked() || (is_far(p) && !(known && p.rate.rate() > worth * near));
         }
@@ -420,7 +423,9 @@ impl Sender {
             let drain = if rate > 0.0 { (self.queue.bytes() * 8) as f64 / rate } else { f64::INFINITY };
             let tried = !p.is_on_trial() && p.delay.instant() < TRIAL_QUEUE;
             let trying = !tried && now - p.since < TRIAL_FOR;
-            if drain >= behind && (behind <= 0.0 || !trying) {
+            // What carries so much more than they do is better off alone than they are.
+            let fat = p.rate.is_hinted() && p.rate.rate() > WORTH_TAKING * rate;
+            if fat || drain >= behind && (behind <= 0.0 || !trying) {
                 self.paths[i].admitted = true;
             }
         }

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::bond::classify::FlowHash;
 use crate::bond::sender::path::PathSender;
 use crate::bond::sender::{LANES, Sender};
+use crate::bond::snapshot::PathState;
 use crate::time::Time;
 use crate::wire::PathId;
 
@@ -236,15 +237,18 @@ impl Policy {
     ) -> Option<usize> {
         let slot = flow.0 % u64::from(LANES);
         let pin = self.pins[slot as usize].filter(|pin| now - pin.used < PIN_IDLE);
-        let held = pin.and_then(|pin| members(usable).find(|&i| paths[i].id == pin.path));
-        let known = || members(usable).filter(|&i| !paths[i].is_startup());
+        let held = pin.and_then(|pin| paths.iter().position(|p| p.id == pin.path));
+        // That others have been measured sooner is no reason to leave a path that comes up.
+        let held = held.filter(|&i| usable >> i & 1 == 1 || paths[i].state == PathState::Starting);
+        let is_known = |i: usize| !paths[i].is_startup() || paths[i].rate.is_hinted();
+        let known = || members(usable).filter(|&i| is_known(i));
         let mean = match known().count() {
             0 => 1.0,
             n => known().map(|i| paths[i].rate.rate()).sum::<f64>() / n as f64,
         };
         let cost = |i: usize| {
             let p = &paths[i];
-            let rate = if p.is_startup() { mean } else { p.rate.rate() };
+            let rate = if is_known(i) { p.rate.rate() } else { mean };
             -uniform(seed ^ slot, p.id).ln() / (f64::from(p.setup.weight.max(1)) * rate)
         };
         let i = held.or_else(|| members(usable).min_by(|&a, &b| cost(a).total_cmp(&cost(b))))?;

@@ -9,6 +9,7 @@ use crate::bond::sender::bundle::OpenDatagram;
 use crate::bond::sender::guard::Conduct;
 use crate::bond::sender::mode::Load;
 use crate::bond::sender::random_loss::RandomLoss;
+use crate::bond::sender::train::Train;
 use crate::bond::snapshot::PathState;
 use crate::path::delay::{DelayModel, DelaySample, STAMP_UNIT_SECS, Unwrap};
 use crate::path::flight::{Flight, Milestone, Resolution};
@@ -32,7 +33,7 @@ const TRIAL_COPIES: u32 = 2000;
 /// make use.
 const CHANCE_LOSS_MAX: f64 = 1.0 / 0.85;
 /// So many packets more may have been lost by chance in any span.
-const CHANCE_PACKETS: f64 = 3.0;
+const CHANCE_PACKETS: f64 = 1.0;
 /// A path that was away longer than this comes back through admission.
 const AWAY_LONG: Duration = Duration::from_millis(700);
 
@@ -140,6 +141,7 @@ pub(crate) struct PathSender {
     pub(crate) black_holes: u64,
     pub(crate) random: RandomLoss,
     pub(super) conduct: Conduct,
+    pub(super) train: Train,
     /// Parity datagrams sent.
     pub(crate) parity: u64,
     /// Copies sent at once with the packet on another path.
@@ -193,6 +195,7 @@ impl PathSender {
             black_holes: 0,
             random: RandomLoss::default(),
             conduct: Conduct::default(),
+            train: Train::default(),
             parity: 0,
             duplicates: 0,
             report_bytes: 0,
@@ -293,9 +296,10 @@ impl PathSender {
         self.free_at.saturating_sub(if self.closed { ahead / 2 } else { ahead })
     }
 
-    /// Whether one more packet of any size keeps the batch within its bounds.
+    /// Whether one more packet, in as many datagrams as it may take, keeps the batch within its bounds.
     pub(crate) fn fits_batch(&self) -> bool {
-        self.batch.segments.len() < BATCH_PACKETS_MAX
+        let parts = self.setup.datagram_max.div_ceil(self.mtu.current().max(1));
+        self.batch.segments.len() + parts <= BATCH_PACKETS_MAX
             && self.batch.slab.len() + self.setup.datagram_max <= BATCH_BYTES_MAX
     }
 
@@ -321,6 +325,7 @@ impl PathSender {
         (self.parked || !self.admitted)
             && self.trial_left > 0
             && self.is_startup()
+            && !self.rate.is_hinted()
             && self.state == PathState::Up
     }
 
@@ -418,6 +423,7 @@ impl PathSender {
                 feedback: (now - milestone.at).as_secs_f64(),
             },
         );
+        self.on_train(milestone, highest, now);
         self.points.push_back(Point { arrival, milestone, received: report.received_bytes });
         while self.points.len() > 2 && arrival - self.points[1].arrival > 0.25 {
             self.points.pop_front();
@@ -500,6 +506,10 @@ impl PathSender {
             self.patience = (self.patience * 1.5).min(5.0);
             self.rate.resume();
         } else {
+            if self.is_startup() {
+                // Nobody has found out before what it can do.
+                self.train = Train::Waiting;
+            }
             self.rate.restart(now);
             self.admitted = false;
             self.trial_left = self.trial_left.max(TRIAL_COPIES / 4);

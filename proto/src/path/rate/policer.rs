@@ -12,15 +12,20 @@
 //!   └───────────────────────────────────────────────────────────────────── far above ───────┘
 //! ```
 //!
-//! Rates are bit/s, times seconds, losses shares of the packets sent.
+//! A limit takes a packet here and there, for as long as too many come; a radio loses many at once, and then none. So what is
+//! counted is runs of lost packets, not packets.
+//!
+//! Rates are bit/s, times seconds, losses runs as shares of the packets sent.
 
 /// A window has at least this many packets, and lasts at least one feedback time.
 const WINDOW_PACKETS: u64 = 50;
 /// Shortest window.
 const WINDOW_MIN: f64 = 0.060;
+/// Less than this, bit/s, is not enough to tell.
+const UNUSED: f64 = 200e3;
 /// Loss beyond chance by this much asks for the experiment.
 const EXCESS: f64 = 0.03;
-/// Fewer lost packets than this in a window prove nothing.
+/// Fewer runs of lost packets than this in a window prove nothing.
 const LOST_MIN: u64 = 6;
 /// The experiment sends this share of what arrived.
 const TEST_SHARE: f64 = 0.9;
@@ -50,6 +55,8 @@ struct Window {
     since: f64,
     acked: u64,
     lost: u64,
+    /// Of neighbours.
+    runs: u64,
     acked_bits: f64,
     burst: f64,
     app_limited: bool,
@@ -109,10 +116,11 @@ impl Policer {
     }
 
     /// Counts what a report has resolved.
-    pub(super) fn on_fate(&mut self, acked: u64, acked_bytes: u64, lost: u64) {
+    pub(super) fn on_fate(&mut self, acked: u64, acked_bytes: u64, lost: u64, runs: u64) {
         self.window.acked += acked;
         self.window.acked_bits += acked_bytes as f64 * 8.0;
         self.window.lost += lost;
+        self.window.runs += runs;
     }
 
     /// Begins a new window: what was counted since the last judgement says nothing.
@@ -140,6 +148,10 @@ impl Policer {
             return Advice::None;
         }
         let window = std::mem::replace(w, Window { since: t, ..Window::default() });
+        if window.app_limited && window.burst < UNUSED {
+            // Heartbeats: who sends next to nothing meets no limit.
+            return Advice::None;
+        }
         let loss = window.lost as f64 / packets as f64;
         // Behind the limit an idle application sends in bursts: what arrived of the best one counts.
         let arrived = if window.app_limited {
@@ -147,6 +159,7 @@ impl Policer {
         } else {
             (window.acked_bits / span).min(window.burst)
         };
+        let loss = window.runs as f64 / packets as f64;
         self.judge(&window, loss, packets, arrived, rate, feedback, t)
     }
 
@@ -162,7 +175,7 @@ impl Policer {
         t: f64,
     ) -> Advice {
         let spread = (self.chance * (1.0 - self.chance) / packets as f64).sqrt();
-        let excess = window.lost >= LOST_MIN && loss > self.chance + EXCESS + 3.0 * spread && !window.queued;
+        let excess = window.runs >= LOST_MIN && loss > self.chance + EXCESS + 3.0 * spread && !window.queued;
         self.streak = if excess { self.streak + 1 } else { 0 };
         match self.state {
             State::Testing { arrived, loss: before_loss, before, from } => {

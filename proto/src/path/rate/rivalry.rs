@@ -27,6 +27,8 @@ const RECENT_FOR: f64 = 30.0;
 /// A queue that the controller makes shorter than this within moments, when it is its own. A shorter one is not worth a
 /// contest either: two bonds on one uplink may make it.
 const STANDING: f64 = 0.025;
+/// A queue from which on the rate says more of others than of the path.
+const TROUBLE: f64 = 0.010;
 /// A path starves when such a queue stands for so long, and four feedback times,
 const STARVED_FOR: f64 = 1.0;
 /// and less than this share is left of the rate that it had before.
@@ -43,6 +45,10 @@ const SAME_BASE: f64 = 0.005;
 const FORGET: f64 = 1.0 / 60.0;
 /// The capacity is known once the queue was held at its target for so long.
 const PROVEN_AFTER: f64 = 1.0;
+/// Packets that are lost may have met the queue of so long ago, seconds, and two feedback times.
+const CALM_AFTER: f64 = 0.1;
+/// Fewer packets of calm times say little: they count as so many.
+const CALM_MIN: f64 = 1000.0;
 /// Packets after which the memory of chance loss counts half.
 const CHANCE_PACKETS: f64 = 8000.0;
 /// Loss within a round trip that is this many times what chance explains is the queue's.
@@ -113,6 +119,8 @@ pub(super) struct Rivalry {
     last: f64,
     /// Packets of calm times, and how many of them were lost.
     calm: (f64, f64),
+    /// Since when the queue has been no trouble.
+    calm_since: f64,
     /// Packets since the last sample that arrived, and that did not.
     fates: (f64, f64),
     contest: Option<Contest>,
@@ -150,6 +158,12 @@ impl Rivalry {
         *self = Self::default();
     }
 
+    /// A train has shown that the path can carry about `rate`.
+    pub(super) fn on_hint(&mut self, rate: f64) {
+        self.best = self.best.max(rate);
+        self.held = self.held.max(PROVEN_AFTER + FORGET);
+    }
+
     /// The path is being felt out at `rate`.
     pub(super) fn on_startup(&mut self, rate: f64, t: f64) {
         self.short = (t, rate);
@@ -173,7 +187,9 @@ impl Rivalry {
         let q = delay.queue();
         self.note_best(s.rate, dt);
         let fates = std::mem::take(&mut self.fates);
-        if q < target {
+        if q >= target {
+            self.calm_since = t;
+        } else if t - self.calm_since > 2.0 * delay.feedback() + CALM_AFTER {
             self.calm = (self.calm.0 + fates.0 + fates.1, self.calm.1 + fates.1);
             if self.calm.0 > CHANCE_PACKETS {
                 self.calm = (self.calm.0 / 2.0, self.calm.1 / 2.0);
@@ -194,8 +210,11 @@ impl Rivalry {
                 self.suspicion = None;
             }
         }
-        if above < STANDING {
+        if above < TROUBLE {
             self.short = (t, rate);
+        } else if above < STANDING {
+            // Whoever gives way to a rival does so below that length as well.
+            self.short.0 = t;
         }
         if t - self.short.0 > STARVED_FOR + 4.0 * delay.feedback() && rate < STARVED * self.short.1 {
             // What the path could do before may be past: no more than what it does now is taken for granted.
@@ -251,7 +270,7 @@ impl Rivalry {
         let dt = (t - self.last).clamp(0.0, 0.1);
         self.last = t;
         self.note_best(s.rate, dt);
-        let chance = if self.calm.0 > 0.0 { self.calm.1 / self.calm.0 } else { 0.0 };
+        let chance = self.calm.1 / self.calm.0.max(CALM_MIN);
         let fates = std::mem::take(&mut self.fates);
         let Some(contest) = &mut self.contest else { return (s.rate, Outcome::Alone) };
         let (best, queue) = (self.best, delay.queue());

@@ -255,13 +255,13 @@ proptest::proptest! {
                 link.queue = link.queue.max(queue);
                 let sent = packets(&link);
                 let lost = (sent * loss).round();
-                link.control.on_fate((sent - lost) as u64, ((sent - lost) * PACKET_BITS / 8.0) as u64, lost as u64);
+                link.control.on_fate((sent - lost) as u64, ((sent - lost) * PACKET_BITS / 8.0) as u64, lost as u64, lost as u64);
                 link.step(1.0, false);
             }
         }
         for _ in 0..18_000 {
             let sent = packets(&link);
-            link.control.on_fate(sent as u64, (sent * PACKET_BITS / 8.0) as u64, 0);
+            link.control.on_fate(sent as u64, (sent * PACKET_BITS / 8.0) as u64, 0, 0);
             link.step(1.0, false);
         }
         let phase = link.control.phase();

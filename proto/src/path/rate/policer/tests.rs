@@ -46,7 +46,7 @@ impl Path {
             let (acked, lost) = (self.sent.floor(), self.lost.floor());
             self.sent -= acked;
             self.lost -= lost;
-            self.judge.on_fate(acked as u64, (acked * PACKET / 8.0) as u64, lost as u64);
+            self.judge.on_fate(acked as u64, (acked * PACKET / 8.0) as u64, lost as u64, lost as u64);
             let sample = (self.rate, false, self.queued);
             match self.judge.on_sample(sample, self.rate, FEEDBACK, self.t) {
                 Advice::None => self.rate *= 1.0 + 0.4 * STEP / FEEDBACK,
@@ -116,4 +116,18 @@ fn losses_with_another_cause_are_forgotten_with_what_they_cost() {
     let before = path.judge.pardon(path.t);
     assert!(before.is_some_and(|rate| rate > 20e6), "{before:?}");
     assert_eq!((path.judge.ceiling(), path.judge.pardon(path.t)), (None, None));
+}
+
+/// A radio loses eight packets at once, one burst in 160: that is no limit, though it is much in a window.
+#[test]
+fn bursts_are_no_limit() {
+    let mut judge = Policer::new(0.0);
+    let mut t = 0.0;
+    for report in 0..20_000_u64 {
+        t += STEP;
+        let (lost, runs) = if report % 16 == 0 { (8, 1) } else { (0, 0) };
+        judge.on_fate(10 - lost, (10 - lost) * 1500, lost, runs);
+        assert_eq!(judge.on_sample((24e6, false, false), 24e6, FEEDBACK, t), Advice::None, "after {t} s");
+    }
+    assert_eq!(judge.ceiling(), None);
 }

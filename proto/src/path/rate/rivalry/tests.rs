@@ -98,7 +98,7 @@ impl Shared {
         let feedback = owd + self.base + 0.005;
         self.delay.on_sample(self.now, DelaySample { min: owd, mean: owd, feedback });
         let packets = |bits: f64| (bits / PACKET_BITS).ceil() as u64;
-        self.control.on_fate(packets(bits), (bits / 8.0) as u64, packets(lost));
+        self.control.on_fate(packets(bits), (bits / 8.0) as u64, packets(lost), packets(lost));
         let before = self.control.is_contest();
         let sample = RateSample { rate, app_limited: false };
         self.control.on_sample(sample, &mut self.delay, PACKET_BITS, self.now);
