@@ -420,6 +420,8 @@ impl Sender {
                     (r + q.rate.rate(), f64::max(f, q.delay.smoothed()))
                 });
             let behind = if farthest.is_finite() { delay - farthest } else { 0.0 };
+            self.paths[i].behind = behind;
+            let p = &self.paths[i];
             let drain = if rate > 0.0 { (self.queue.bytes() * 8) as f64 / rate } else { f64::INFINITY };
             let tried = !p.is_on_trial() && p.delay.instant() < TRIAL_QUEUE;
             let trying = !tried && now - p.since < TRIAL_FOR;

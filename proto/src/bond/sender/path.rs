@@ -27,6 +27,8 @@ const CREDIT: Duration = Duration::from_millis(2);
 const CONTROL_EVERY: f64 = 0.004;
 /// A batch holds at most this much of its path's time, seconds.
 const BATCH_SECS: f64 = 0.004;
+/// A path that is less behind those in use, seconds, joins them without a trial.
+const BEHIND: f64 = 0.010;
 /// Copies that a path gets to show its rate while it is parked or waits for its admission: 3 MB of full packets.
 const TRIAL_COPIES: u32 = 2000;
 /// Bytes that have passed the bottleneck per byte that arrived, at the most: of chance loss beyond 15 % nobody could
@@ -112,6 +114,8 @@ pub(crate) struct PathSender {
     /// Copies that may still be sent to learn what the path can do while nothing depends on it.
     pub(crate) trial_left: u32,
     pub(crate) admitted: bool,
+    /// While it is not: its delay beyond that of the farthest path in use, seconds.
+    pub(crate) behind: f64,
     /// Multiplies the silence margin; learned from stalls that were no deaths.
     pub(crate) patience: f64,
     /// How late the oldest unseen datagram is, seconds.
@@ -169,6 +173,7 @@ impl PathSender {
             parked: false,
             trial_left: TRIAL_COPIES,
             admitted: true,
+            behind: f64::INFINITY,
             patience: 1.0,
             lateness: 0.0,
             batch: TxBatch::new(),
@@ -320,12 +325,13 @@ impl PathSender {
         (losses * feedback).min(1.0) * feedback
     }
 
-    /// Whether it is parked, or waits for its admission, without anybody knowing its rate.
+    /// Whether it is parked, or waits for its admission, without anybody knowing its rate. What a train told is not enough where
+    /// flows would have to bear a queue on a path that is behind theirs.
     pub(crate) fn is_on_trial(&self) -> bool {
-        (self.parked || !self.admitted)
+        let known = self.rate.is_hinted();
+        ((self.parked && !known) || (!self.admitted && (!known || self.behind >= BEHIND)))
             && self.trial_left > 0
             && self.is_startup()
-            && !self.rate.is_hinted()
             && self.state == PathState::Up
     }
 

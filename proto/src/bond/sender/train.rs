@@ -10,6 +10,8 @@
 //! A buffer that empties in bursts makes that too high, jitter too low, so it is a hint: where a path begins, instead of
 //! the same guess for all. A flow finds all paths at once then, instead of filling the nearest first.
 
+use std::time::Duration;
+
 use crate::bond::sender::Sender;
 use crate::bond::sender::path::{Content, PathSender};
 use crate::bond::snapshot::PathState;
@@ -17,7 +19,6 @@ use crate::path::flight::Milestone;
 use crate::time::{Stamp, Time};
 use crate::wire::v2::{CLEAR_LEN, Class, Flags, FrameType, TAG_LEN};
 use crate::wire::{Heartbeat, HeartbeatKind};
-use std::time::Duration;
 
 /// Datagrams of a train.
 const LENGTH: usize = 12;
