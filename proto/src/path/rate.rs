@@ -52,8 +52,6 @@ const CUT_MAX: f64 = 0.35;
 const UNUSED: f64 = 0.02;
 /// See [`UNUSED`].
 const UNUSED_RATE: f64 = 100e3;
-/// A path that delivers this share of the most that it has delivered lately, with a queue, is full.
-const BUSY: f64 = 0.9;
 /// How often the standing queue is let drain, seconds, so that the delay base stays honest.
 const DRAIN_EVERY: f64 = 6.0;
 /// A drain lowers the rate by at least this share: a base that was learned on top of a queue lets
@@ -380,10 +378,6 @@ impl RateControl {
                 return self.account_cut(below, q, delay, t);
             }
             self.rate = self.rate.max(c);
-            if q > target.max(TARGET_MIN) && c > BUSY * self.capacity() {
-                // The bottleneck was busy all the time: that is what it can do, whoever decided how much was sent.
-                self.rate = self.rate.min(self.capacity());
-            }
             return None;
         }
         if q > target / 2.0 {
