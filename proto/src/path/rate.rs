@@ -138,7 +138,7 @@ impl RateControl {
     }
 
     /// What a few packets have shown of the path before anybody used it, bit/s: startup begins there, a little below.
-    /// The queue that they have made is gone after `gone` seconds.
+    /// The queue that they have made is gone after `gone` seconds. Nothing happens once startup is over.
     pub fn hint(&mut self, rate: f64, gone: f64, now: Time) {
         if self.phase() != Phase::Startup {
             return;

@@ -45,7 +45,7 @@ pub(super) enum Train {
 }
 
 impl PathSender {
-    /// Takes the highest arrival of a report whose delay is `delay`.
+    /// Takes the highest arrival of a report, and its one-way delay on the session's scale, seconds.
     pub(super) fn on_train(&mut self, highest: Milestone, delay: f64, now: Time) {
         let Train::Sent { first, last, before } = self.train else { return };
         if highest.seq >= last {
@@ -67,10 +67,10 @@ impl Sender {
         if p.state != PathState::Up || !matches!(p.train, Train::Waiting) {
             return;
         }
-        if !p.is_startup() || !p.batch.is_empty() {
-            if !p.is_startup() {
-                p.train = Train::Over;
-            }
+        if !p.is_startup() {
+            p.train = Train::Over;
+        }
+        if matches!(p.train, Train::Over) || !p.batch.is_empty() {
             return;
         }
         let (first, before) = (p.flight.next_seq(), p.flight.cumulative());
