@@ -1,15 +1,16 @@
 //! What the tunnel itself takes of the links: control, and what a small packet costs.
 //!
-//! `cargo run --release -p mwb-sim --example wire_bytes` downloads over some bonds under virtual time and prints goodput;
-//! reports and heartbeats both ways as a share of it, and towards the exit as a share of those links' rates; bytes on the
-//! wire per packet of the upload direction (acknowledgements, and a few echoes) with all headers, beside the inner bytes;
-//! and how many of these packets shared a datagram. `without=bundles` as argument switches parts of the machines off, for
-//! comparison. `SECS` in the environment is the virtual length of each run.
+//! `cargo run --release -p mwb-sim --example wire_bytes` downloads over some bonds under virtual time and prints what it
+//! found from the warm-up on: goodput; reports and heartbeats both ways as a share of it, and towards the exit as a share of
+//! those links' rates; bytes on the wire per packet of the upload direction (acknowledgements, and a few echoes) with all
+//! headers, beside the inner bytes; how many of these packets shared a datagram. The last column is what reports, heartbeats
+//! and the probing of new paths took towards the exit in the warm-up, kilobytes. `without=bundles` as argument switches parts
+//! of the machines off, for comparison. `SECS` in the environment is the virtual length of each run.
 
 use std::time::Duration;
 
 use mwb_proto::bond::{PathSnapshot, SenderSnapshot};
-use mwb_sim::bond_sim::{Scenario, SimBond};
+use mwb_sim::bond_sim::{Scenario, Side, SimBond, SimReport};
 use mwb_sim::wan::{DirectionSpec, LinkSpec, Way};
 
 /// Runs of each profile.
@@ -33,8 +34,27 @@ fn profiles() -> Vec<(&'static str, Vec<LinkSpec>)> {
     ]
 }
 
-fn sum(sender: &SenderSnapshot, of: fn(&PathSnapshot) -> u64) -> f64 {
-    sender.paths.iter().map(of).sum::<u64>() as f64
+/// Counters of one sender over its paths: control, everything else, bytes; packets; packets that shared a datagram.
+#[derive(Clone, Copy, Default)]
+struct Sent([u64; 4]);
+
+impl Sent {
+    fn of(sender: &SenderSnapshot) -> Self {
+        let control = |p: &PathSnapshot| p.report_bytes + p.heartbeat_bytes;
+        let sent = sender.paths.iter().map(|p| p.sent_bytes).sum::<u64>();
+        let control = sender.paths.iter().map(control).sum::<u64>();
+        Self([control, sent - control, sender.packets_sent, sender.bundled])
+    }
+
+    /// What a side had sent when the warm-up was over, and has sent since.
+    fn before_and_since(report: &SimReport, side: Side, warmup: Duration) -> [Self; 2] {
+        let mut lines = report.trace.iter().filter(|line| line.side == side);
+        let at = lines.find(|line| line.at >= warmup.as_secs_f64());
+        let before = at.map(|line| Self::of(&line.sender)).unwrap_or_default();
+        let end = if side == Side::Edge { &report.edge } else { &report.exit };
+        let end = Self::of(&end.sender);
+        [before, Self(std::array::from_fn(|i| end.0[i] - before.0[i]))]
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "a program's answer")]
@@ -44,36 +64,48 @@ fn main() {
     let length =
         Duration::from_secs(std::env::var("SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS));
     println!(
-        "{:16} {:>8} {:>10} {:>12} {:>12} {:>8} {:>9} {:>10}",
-        "profile", "Mbit/s", "control %", "up % of link", "wire B/pkt", "inner B", "shared %", "echo p95"
+        "{:16} {:>8} {:>10} {:>12} {:>12} {:>8} {:>9} {:>10} {:>9}",
+        "profile",
+        "Mbit/s",
+        "control %",
+        "up % of link",
+        "wire B/pkt",
+        "inner B",
+        "shared %",
+        "echo p95",
+        "start kB"
     );
     for (name, links) in profiles() {
         let up_rate: f64 = links.iter().map(|link| link.up.mean_rate().unwrap_or(0) as f64).sum();
-        let mut columns = [0.0; 6];
+        let mut columns = [0.0; 7];
         let mut echo = Duration::ZERO;
         for seed in SEEDS {
-            let scenario = Scenario::new(links.clone()).without(&without);
+            let mut scenario = Scenario::new(links.clone()).without(&without);
             let warmup = scenario.warmup;
+            scenario.trace_every = Some(warmup);
             let report = SimBond::new(scenario, seed).run(length);
             report.violations.iter().for_each(|text| println!("VIOLATED {text}"));
-            let (up, down) = (&report.edge.sender, &report.exit.sender);
-            let control = |p: &PathSnapshot| p.report_bytes + p.heartbeat_bytes;
-            let payload: u64 = report.flows.iter().map(|flow| flow.bytes).sum();
-            let data = sum(up, |p| p.sent_bytes - p.report_bytes - p.heartbeat_bytes);
+            let mbit = report.way_mbit(Way::Down, warmup);
+            let bits = |bytes: u64| bytes as f64 * 8e-6 / (length - warmup).as_secs_f64();
+            let [start, Sent([control, data, packets, shared])] =
+                Sent::before_and_since(&report, Side::Edge, warmup);
+            let [_, Sent([control_down, ..])] = Sent::before_and_since(&report, Side::Exit, warmup);
             let found = [
-                report.way_mbit(Way::Down, warmup),
-                100.0 * (sum(up, control) + sum(down, control)) / payload as f64,
-                100.0 * sum(up, control) * 8.0 / length.as_secs_f64() / up_rate,
-                data / up.packets_sent as f64,
+                mbit,
+                100.0 * bits(control + control_down) / mbit,
+                100.0 * bits(control) * 1e6 / up_rate,
+                data as f64 / packets as f64,
                 report.exit.receiver.delivered_bytes as f64 / report.exit.receiver.delivered as f64,
-                100.0 * up.bundled as f64 / up.packets_sent as f64,
+                100.0 * shared as f64 / packets as f64,
+                start.0[0] as f64 * 1e-3,
             ];
             columns.iter_mut().zip(found).for_each(|(sum, value)| *sum += value);
             echo = echo.max(report.echo.map(|echo| echo.p95).unwrap_or_default());
         }
-        let [mbit, control, share, wire, inner, shared] = columns.map(|sum| sum / SEEDS.count() as f64);
+        let [mbit, control, share, wire, inner, shared, start] =
+            columns.map(|sum| sum / SEEDS.count() as f64);
         println!(
-            "{name:16} {mbit:8.1} {control:10.2} {share:12.2} {wire:12.1} {inner:8.1} {shared:9.1} {echo:>10.1?}"
+            "{name:16} {mbit:8.1} {control:10.2} {share:12.2} {wire:12.1} {inner:8.1} {shared:9.1} {echo:>10.1?} {start:9.1}"
         );
     }
 }

@@ -21,7 +21,7 @@ const MEDIAN: f64 = 0.87;
 
 #[test]
 fn bonds_are_no_worse_than_their_links() {
-    let sweep = Sweep::run(SEEDS, Duration::from_secs(SECONDS), "");
+    let sweep = Sweep::run(SEEDS, Duration::from_secs(SECONDS), 1, "");
     sweep.comparisons.iter().for_each(|line| println!("{line}"));
     println!("replay: cargo run --release -p mwb-sim --example sweep -- replay SEED {SECONDS}");
     let (at_best, median) = (sweep.share_at_best(TOLERANCE), sweep.median_of_bound());
