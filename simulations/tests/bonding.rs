@@ -386,3 +386,15 @@ fn a_thin_uplink_has_room_for_an_echo_beside_acknowledgements_and_reports() {
         assert!(mbit > least, "{mbit} Mbit/s");
     }
 }
+
+/// A link that carries most of the bond is taken away while a connection still grows, and is back within a second: what waits
+/// for it meanwhile is not too much, so the connection goes on growing.
+#[test]
+fn a_window_outlives_a_second_without_the_link_that_carries_most() {
+    for seed in 1..4 {
+        let links = vec![link("dsl", 4.0, 60), link("satellite", 60.0, 250)];
+        let away = Scenario::new(links).at(1500, Action::RemovePath(1)).at(2400, Action::AddPath(1));
+        let got = between(&run(away, seed, 15), 8, 15);
+        assert!(got > 40.0, "{got:.1} Mbit/s, seed {seed}");
+    }
+}

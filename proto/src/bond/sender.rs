@@ -33,6 +33,7 @@ mod gain;
 mod guard;
 mod mode;
 mod path;
+mod patience;
 mod pump;
 mod random_loss;
 mod repair;
@@ -46,6 +47,7 @@ use mode::Policy;
 pub use mode::{RoutingMode, UnknownMode};
 pub use path::PathSetup;
 use path::{Content, PathSender};
+use patience::Removed;
 use repair::Repair;
 use reports::Reports;
 
@@ -102,6 +104,7 @@ pub struct Sender {
     waited_at: Time,
     /// When a path was last seen that carries data.
     live_at: Time,
+    removed: Option<Removed>,
     policy: Policy,
     repair: Repair,
     gain: Gain,
@@ -167,6 +170,7 @@ impl Sender {
             incarnation,
             waited_at: now,
             live_at: now,
+            removed: None,
         }
     }
 
@@ -185,6 +189,7 @@ impl Sender {
         let mut out = std::mem::take(&mut self.resolution);
         out.clear();
         self.paths[i].flight.abandon(&mut out);
+        self.note_removed(i, now);
         self.paths.remove(i);
         self.requeue_lost(&mut out.lost, now);
         self.resolution = out;
@@ -279,6 +284,7 @@ impl Sender {
             let ping_every = if active { PING_EVERY } else { Duration::from_secs(1) };
             // A path that has been away for long is asked less often.
             let beat = if p.state == PathState::Down { self.config.heartbeat_idle } else { beat };
+            let beat = beat.max(p.least_beat());
             if since >= beat || p.last_sent == Time::ZERO {
                 let kind = if now - p.ping_at >= ping_every || p.rtt.is_none() {
                     HeartbeatKind::Ping

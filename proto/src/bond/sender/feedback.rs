@@ -49,11 +49,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 const TRIAL_FOR: Duration = Duration::from_secs(2);
 /// which is over when less than this is left of the queue that ended it, seconds.
 const TRIAL_QUEUE: f64 = 0.008;
-/// So long after a path went down the queue is kept long enough for its return: a window like that of inner CUBIC takes
-/// many seconds to grow, and links that die often come back soon.
-const EXPECTED_FOR: Duration = Duration::from_secs(60);
-/// The queue that is kept for a path which is to come back is no longer than this, seconds.
-const EXPECTED_WAIT_MAX: f64 = 0.1;
 /// A path without suspicion for this long earns back some strictness.
 const STRICTER_EVERY: Duration = Duration::from_secs(10);
 
@@ -380,8 +375,8 @@ impl Sender {
             p.delay.is_measured() && behind > if p.parked { 0.8 * limit } else { limit }
         };
         // A rate that dips for a moment is no reason to go far.
-        let rate = |p: &PathSender| p.rate.rate().max(p.rate.capacity());
-        let near: f64 = self.paths.iter().filter(|p| p.is_live() && !is_far(p)).map(rate).sum();
+        let near: f64 =
+            self.paths.iter().filter(|p| p.is_live() && !is_far(p)).map(PathSender::carries).sum();
         for p in &mut self.paths {
             if !p.delay.is_measured() {
                 continue;
@@ -431,41 +426,6 @@ impl Sender {
                 self.paths[i].admitted = true;
             }
         }
-    }
-
-    /// CoDel's target follows the longest round trip in use, with what resends add to it, is lenient while rates grow, and lets
-    /// the queue reach what the admission of a slower path needs, also of one that may come back.
-    fn adapt_codel(&mut self, now: Time) {
-        let base_target = self.config.codel_target.as_secs_f64();
-        let base_interval = self.config.codel_interval.as_secs_f64();
-        let mut feedback: f64 = 0.0;
-        let mut growing = false;
-        let mut wait: f64 = 0.0;
-        let least = self
-            .paths
-            .iter()
-            .filter(|p| p.state == PathState::Up)
-            .map(|p| p.delay.smoothed())
-            .fold(f64::INFINITY, f64::min);
-        for p in self.paths.iter().filter(|p| p.state == PathState::Up && !p.parked) {
-            feedback = feedback.max(p.delay.feedback_min() + p.holdup());
-            growing |= p.rate.is_growing();
-            if !p.admitted {
-                wait = wait.max(p.delay.smoothed() - least + 0.015);
-            }
-        }
-        let expected = |p: &&PathSender| {
-            p.state == PathState::Down && now - p.since < EXPECTED_FOR && !p.parked && p.delay.is_measured()
-        };
-        for p in self.paths.iter().filter(expected) {
-            wait = wait.max((p.delay.smoothed() - least + 0.015).min(EXPECTED_WAIT_MAX));
-        }
-        // 20 ms up to 60 ms of round trip, 50 ms from 150 ms on.
-        let stretch = 1.0 + 1.5 * ((feedback - 0.060) / 0.090).clamp(0.0, 1.0);
-        let lenient = if growing { 5.0 } else { 1.0 };
-        let target = (base_target * stretch * lenient).max(wait);
-        let interval = (base_interval * stretch.min(1.34)).max(target * 1.5);
-        self.queue.set_codel(Duration::from_secs_f64(target), Duration::from_secs_f64(interval));
     }
 
     /// State of a path; `None` when it was never added or has been removed.

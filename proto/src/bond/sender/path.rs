@@ -17,7 +17,7 @@ use crate::path::mtu::PathMtu;
 use crate::path::rate::{Phase, RateControl, RateSample};
 use crate::time::{Stamp, Time};
 use crate::wire::v2::{CLEAR_LEN, Class, Clear, Flags, FrameType, TAG_LEN};
-use crate::wire::{Fragment, PathId, PathReport, SkipRun};
+use crate::wire::{Fragment, Heartbeat, PathId, PathReport, SkipRun};
 
 /// IPv4 and UDP headers, what the link carries beyond the datagram.
 pub(crate) const OUTER_HEADERS: usize = 28;
@@ -482,6 +482,17 @@ impl PathSender {
             }
             _ => 0.0,
         };
+    }
+
+    /// What it can carry as far as is known, bit/s: a rate that dips for a moment does not count.
+    pub(super) fn carries(&self) -> f64 {
+        self.rate.rate().max(self.rate.capacity())
+    }
+
+    /// Least time between heartbeats: they do not take more than a hundredth of a thin path.
+    pub(super) fn least_beat(&self) -> Duration {
+        let bits = ((CLEAR_LEN + TAG_LEN + Heartbeat::LEN + OUTER_HEADERS) * 8) as f64;
+        Duration::from_secs_f64(bits / (0.01 * self.rate.rate())).min(Duration::from_millis(50))
     }
 
     /// Leaves the live states: nothing but heartbeats until it proves itself.

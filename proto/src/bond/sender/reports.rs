@@ -16,9 +16,9 @@ use crate::wire::v2::{CLEAR_LEN, Class, Flags, FrameType, TAG_LEN};
 use crate::wire::{PathId, Report};
 
 /// Of the known rates of the paths that carry them, reports take no more than this share.
-const SHARE: f64 = 0.04;
+const SHARE: f64 = 0.03;
 /// They are never further apart for that than this.
-const SPACING_MAX: f64 = 0.020;
+const SPACING_MAX: f64 = 0.025;
 /// The receiver makes them this far apart, seconds, and half of that more is not worth being called thin.
 const PACE: f64 = 0.0075;
 /// A path is as good for a report as its delay and this many times what sending it takes: many will follow.
@@ -133,10 +133,10 @@ impl Sender {
     /// and what is learned late costs the thick one dearly: also one that is far away or parked.
     fn report_spacing(&self, len: usize) -> Option<Duration> {
         let paths = || self.paths.iter().filter(|p| p.is_live());
-        if paths().any(|p| p.is_startup() || p.random.is_lossy()) {
+        if paths().any(|p| (p.is_startup() && !p.rate.is_hinted()) || p.random.is_lossy()) {
             return None;
         }
-        let allowed = SHARE * paths().map(|p| p.rate.rate().max(p.rate.capacity())).sum::<f64>();
+        let allowed = SHARE * paths().map(PathSender::carries).sum::<f64>();
         let bits = report_bits(len);
         let copies = if self.paths.len() > 1 { 2.0 } else { 1.0 };
         if bits * copies <= allowed * PACE {
