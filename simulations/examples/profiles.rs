@@ -120,7 +120,7 @@ fn profiles(seed: u64) -> Vec<(&'static str, Scenario)> {
         ("useless", Scenario::new(vec![link(50.0, 10), link(1.0, 600)])),
         ("return, unused", three().at(200, Action::Cut(2)).at(8000, Action::Restore(2))),
         ("return", three().at(6000, Action::Cut(2)).at(10_000, Action::Restore(2))),
-        ("join", three().at(200, Action::RemovePath(2)).at(10_000, Action::AddPath(2))),
+        ("join", three().at(0, Action::RemovePath(2)).at(10_000, Action::AddPath(2))),
         (
             "starlink, lte, lte",
             Scenario::new(vec![

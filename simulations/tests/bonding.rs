@@ -213,7 +213,7 @@ fn a_slow_link_that_was_expected_has_its_share_within_a_second() {
 /// A slow link that nobody knew joins a running flow: the flow pays nothing, and uses it once its window allows.
 #[test]
 fn a_slow_link_that_joins_costs_nothing_and_is_used() {
-    let scenario = fibre_dsl_lte().at(200, Action::RemovePath(2)).at(8000, Action::AddPath(2));
+    let scenario = fibre_dsl_lte().at(0, Action::RemovePath(2)).at(8000, Action::AddPath(2));
     let raw: f64 = scenario.raw_mbit(Way::Down).iter().sum();
     let report = run(scenario, 12, 24);
     let without = between(&report, 5, 8);
@@ -384,6 +384,20 @@ fn a_thin_uplink_has_room_for_an_echo_beside_acknowledgements_and_reports() {
         assert!(echo.p95 < Duration::from_millis(90), "echo p95 {:?}", echo.p95);
         let mbit = report.way_mbit(Way::Down, Duration::from_secs(3));
         assert!(mbit > least, "{mbit} Mbit/s");
+    }
+}
+
+/// Two thirds of the bond are a black hole for a while: the window is there for them when they are back.
+#[test]
+fn a_fast_link_that_returns_is_filled_at_once() {
+    for (away, seed) in [(1000, 1), (4000, 2), (8000, 3)] {
+        let scenario = fibre_dsl_lte().at(6000, Action::Cut(0)).at(6000 + away, Action::Restore(0));
+        let report = run(scenario, seed, 20);
+        let back = 6 + (away / 1000) as usize;
+        let (before, at_return, later) =
+            (between(&report, 4, 6), between(&report, back, back + 2), between(&report, back + 2, back + 5));
+        assert!(at_return > 0.88 * before, "{at_return:.1} Mbit/s after {away} ms, {before:.1} before");
+        assert!(later > 0.98 * before, "{later:.1} Mbit/s two seconds later, {before:.1} before");
     }
 }
 

@@ -16,7 +16,7 @@ const EXPECTED_FOR: Duration = Duration::from_secs(60);
 /// The queue that is kept for a path which is to come back is no longer than this, seconds.
 const EXPECTED_WAIT_MAX: f64 = 0.1;
 /// So long after a path went away what it carried may wait for it.
-const HOPE: Duration = Duration::from_secs(3);
+const HOPE: Duration = Duration::from_secs(10);
 /// It waits no longer than this, seconds; other flows are served beside it.
 const HOPE_WAIT: f64 = 1.0;
 
