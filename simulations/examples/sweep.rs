@@ -8,8 +8,8 @@
 //!
 //! `--best 0.99` fails unless that share of the lines reaches `--tolerance` (0.97 if not said) of the best link,
 //! `--median 0.92` unless the median line reaches that share of the fluid bound of the near links. Broken invariants
-//! always fail. `--without guard` switches parts of the machines off, for comparison. `sweep replay SEED SECONDS` shows one scenario: its links, the bond every 100 ms, and each link
-//! alone. A seed above 2^32 is that of a later run.
+//! always fail. `--without guard` switches parts of the machines off, for comparison. `sweep replay SEED SECONDS` shows
+//! one scenario: its links, the bond every 100 ms, and each link alone. A seed above 2^32 is that of a later run.
 
 use std::process::ExitCode;
 use std::time::Duration;

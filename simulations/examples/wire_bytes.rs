@@ -58,7 +58,7 @@ impl Sent {
 }
 
 #[expect(clippy::print_stdout, reason = "a program's answer")]
-fn main() {
+fn main() -> anyhow::Result<()> {
     let without = std::env::args().find_map(|word| word.strip_prefix("without=").map(str::to_owned));
     let without = without.unwrap_or_default();
     let length =
@@ -82,6 +82,7 @@ fn main() {
         for seed in SEEDS {
             let mut scenario = Scenario::new(links.clone()).without(&without);
             let warmup = scenario.warmup;
+            anyhow::ensure!(length > warmup, "SECS must be more than the warm-up of {warmup:?}");
             scenario.trace_every = Some(warmup);
             let report = SimBond::new(scenario, seed).run(length);
             report.violations.iter().for_each(|text| println!("VIOLATED {text}"));
@@ -108,4 +109,5 @@ fn main() {
             "{name:16} {mbit:8.1} {control:10.2} {share:12.2} {wire:12.1} {inner:8.1} {shared:9.1} {echo:>10.1?} {start:9.1}"
         );
     }
+    Ok(())
 }

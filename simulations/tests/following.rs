@@ -1,8 +1,8 @@
 //! How soon a path's rate follows the link's, under virtual time.
 //!
 //! Goal: a link that becomes slower is followed within 200 ms, one that becomes faster not much later, and a cellular one,
-//! which does both all the time, within 200 ms. Method: connections enough to fill whatever there is, fixed seeds; the sender's rate of every 10 ms against
-//! what the link really carried.
+//! which does both all the time, within 200 ms. Method: connections enough to fill whatever there is, fixed seeds; the
+//! sender's rate of every 10 ms against what the link really carried.
 
 use std::time::Duration;
 

@@ -104,6 +104,7 @@ pub struct Sender {
     waited_at: Time,
     /// When a path was last seen that carries data.
     live_at: Time,
+    /// The path that was taken away last, or one that carried more shortly before.
     removed: Option<Removed>,
     policy: Policy,
     repair: Repair,
