@@ -81,3 +81,20 @@ fn what_waited_without_any_path_is_in_nobodys_way() {
         assert!(mbit > 0.75 * 24.0, "seed {seed}: {mbit:.1} Mbit/s three seconds after the return");
     }
 }
+
+/// Jitter tears the train of a fat link far away, which seems no faster than the near one then. That is not believed: the link
+/// is tried with copies, and used.
+#[test]
+fn a_fat_link_that_looks_thin_for_its_jitter_is_tried() {
+    let mut far = link(170.0, 330);
+    for way in [&mut far.up, &mut far.down] {
+        (way.jitter, way.jitter_reorders) = (Duration::from_millis(12), true);
+    }
+    let scenario = Scenario::new(vec![link(17.0, 10), far]);
+    for seed in SEEDS {
+        let report = run(&scenario, seed, 15);
+        let bytes: u64 = report.flows[0].series.iter().skip(70).sum();
+        let mbit = bytes as f64 * 8e-6 / 8.0;
+        assert!(mbit > 100.0, "seed {seed}: {mbit:.1} Mbit/s");
+    }
+}

@@ -100,6 +100,7 @@ pub struct RateControl {
     last_update: f64,
     measured: bool,
     hinted: bool,
+    exact: bool,
     /// Until then a queue may be that of the packets which told the hint.
     hint_until: f64,
     policer: Policer,
@@ -126,6 +127,7 @@ impl RateControl {
             last_update: t,
             measured: false,
             hinted: false,
+            exact: false,
             hint_until: f64::NEG_INFINITY,
             policer: Policer::new(t),
             rivalry: Rivalry::default(),
@@ -138,23 +140,30 @@ impl RateControl {
     }
 
     /// What a few packets have shown of the path before anybody used it, bit/s: startup begins there, a little below.
-    /// The queue that they have made is gone after `gone` seconds. Nothing happens once startup is over.
-    pub fn hint(&mut self, rate: f64, gone: f64, now: Time) {
+    /// Where that is not `exact` it can carry at least so much. The queue that they have made is gone after `gone` seconds.
+    /// Nothing happens once startup is over.
+    pub fn hint(&mut self, rate: f64, exact: bool, gone: f64, now: Time) {
         if self.phase() != Phase::Startup {
             return;
         }
         let t = now.as_secs_f64();
         let rate = (HINT_SHARE * rate).max(RATE_MIN).min(self.cap.unwrap_or(f64::INFINITY));
-        self.rate = rate;
+        self.rate = if exact { rate } else { self.rate.max(rate) };
         self.note_delivered(t, rate);
         self.rivalry.on_hint(rate);
         self.hinted = true;
+        self.exact = exact;
         self.hint_until = t + gone;
     }
 
     /// Whether the rate follows from what the path has shown, although it was never full.
     pub fn is_hinted(&self) -> bool {
         self.hinted
+    }
+
+    /// Whether the path can hardly carry more than that.
+    pub fn is_hint_exact(&self) -> bool {
+        self.hinted && self.exact
     }
 
     /// Changes the ceiling, bit/s; `None` lifts it. A lower one holds at once. Under a higher one the rate
@@ -359,7 +368,7 @@ impl RateControl {
             self.startup = false;
             self.ramp = RAMP_MIN;
         } else if !deaf {
-            let growth = if self.hinted { HINTED_GROWTH } else { 2.0 };
+            let growth = if self.is_hint_exact() { HINTED_GROWTH } else { 2.0 };
             self.rate = self.rate.max(growth * c);
         }
     }

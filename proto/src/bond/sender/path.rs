@@ -328,7 +328,7 @@ impl PathSender {
     /// Whether it is parked, or waits for its admission, without anybody knowing its rate. What a train told is not enough where
     /// flows would have to bear a queue on a path that is behind theirs.
     pub(crate) fn is_on_trial(&self) -> bool {
-        let known = self.rate.is_hinted();
+        let known = self.rate.is_hint_exact();
         ((self.parked && !known) || (!self.admitted && (!known || self.behind >= BEHIND)))
             && self.trial_left > 0
             && self.is_startup()

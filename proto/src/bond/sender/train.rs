@@ -29,6 +29,8 @@ const LENGTH_MIN: u64 = 3;
 const GRAIN: f64 = 0.0001;
 /// The delay model remembers a queue for so long, seconds, beyond the time that it takes to hear of it.
 const QUEUE_SECS: f64 = 0.080;
+/// A train that is not longer by this than the path's delay varies anyway was torn by that: it could have been shorter.
+const SCATTER: f64 = 12.0;
 /// The wire is kept free for the train for so long: what comes next is not to wait longer for a guess.
 const BOOKED: Duration = Duration::from_millis(12);
 
@@ -56,7 +58,8 @@ impl PathSender {
         }
         let bits = (highest.cumulative - before) as f64 * 8.0;
         let waited = (delay - self.delay.base()).max(0.0) + GRAIN;
-        self.rate.hint(bits / waited, self.delay.feedback() + QUEUE_SECS, now);
+        let exact = waited > SCATTER * self.delay.deviation();
+        self.rate.hint(bits / waited, exact, self.delay.feedback() + QUEUE_SECS, now);
     }
 }
 
