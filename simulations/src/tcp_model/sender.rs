@@ -19,6 +19,11 @@ use super::{PAYLOAD, unwrap_seq};
 
 /// Retransmission timer before the first sample (RFC 6298).
 const RTO_INITIAL: Duration = Duration::from_secs(1);
+/// A super-packet of a paced connection lasts about so long (Linux: `sk_pacing_shift` 10).
+const PACED_BURST: Duration = Duration::from_millis(1);
+/// Its fewest and most segments (`bbr_min_tso_segs`, and 64 kB).
+const BURST_MIN: u32 = 2;
+const BURST_MAX: u32 = 44;
 /// Late wake-ups of the pacing are forgiven up to this much.
 const PACING_CREDIT: Duration = Duration::from_millis(1);
 
@@ -102,6 +107,8 @@ pub struct TcpSender {
     span_from: Time,
     /// Pacing: nothing new before.
     pace_at: Time,
+    /// Segments of the super-packet that is being sent.
+    burst: u32,
     stats: SenderStats,
 }
 
@@ -151,6 +158,7 @@ impl TcpSender {
             delivered: (0, Time::ZERO),
             span_from: Time::ZERO,
             pace_at: Time::ZERO,
+            burst: 0,
             stats: SenderStats::default(),
             options,
         }
@@ -374,7 +382,7 @@ impl TcpSender {
             State::SynSent => return None,
             State::Established => {}
         }
-        let room = self.has_room() && self.pace_at <= now;
+        let room = self.has_room() && self.may_go(now);
         if self.lost > 0 && (room || self.force) {
             let at = self.sent.iter().position(|s| s.lost)?;
             self.lost -= 1;
@@ -392,6 +400,16 @@ impl TcpSender {
             }
         }
         self.ack_pending.then(|| self.segment(self.next, 0))
+    }
+
+    /// Whether pacing allows a segment now. The kernel hands super-packets of about a millisecond to the device, and paces those.
+    fn may_go(&mut self, now: Time) -> bool {
+        if self.burst == 0 && self.pace_at <= now {
+            let interval = self.control.pacing(self.srtt);
+            self.burst =
+                interval.map_or(1, |i| (PACED_BURST.div_duration_f64(i) as u32).clamp(BURST_MIN, BURST_MAX));
+        }
+        self.burst > 0
     }
 
     fn has_room(&self) -> bool {
@@ -451,6 +469,7 @@ impl TcpSender {
         self.stats.segments += 1;
         self.prr.sent += 1;
         self.prr.room = self.prr.room.saturating_sub(1);
+        self.burst = self.burst.saturating_sub(1);
         if let Some(interval) = self.control.pacing(self.srtt) {
             self.pace_at = self.pace_at.max(now.saturating_sub(PACING_CREDIT)) + interval;
         }
@@ -483,7 +502,7 @@ impl TcpSender {
     pub fn poll_timeout(&self) -> Option<Time> {
         let sends =
             self.state == State::Established && self.has_room() && (self.lost > 0 || self.next_len() > 0);
-        let pace_at = sends.then_some(self.pace_at);
+        let pace_at = sends.then_some(if self.burst > 0 { Time::ZERO } else { self.pace_at });
         [self.syn_at, self.rto_at, self.reo_at, self.probe_at, pace_at].into_iter().flatten().min()
     }
 }
