@@ -106,6 +106,7 @@ impl ReorderDriver {
                 }
                 Some(Received::Decoded(decoded)) => self.receiver.handle_decoded(decoded, now),
                 Some(Received::Reset(path)) => self.receiver.reset_path(path, now),
+                Some(Received::Mark(mark)) => self.receiver.handle_mark(mark),
                 None => break,
             }
         }
@@ -116,7 +117,7 @@ impl ReorderDriver {
                 self.receiver.handle_decoded(job.abandoned(), now);
             }
         }
-        self.deliver(&session);
+        self.deliver(&session, now);
         while let Some((path, beat)) = self.receiver.poll_heartbeat() {
             let _ = session.from_receiver.try_push(FromReceiver::Heartbeat(path, beat));
         }
@@ -130,10 +131,10 @@ impl ReorderDriver {
         }
     }
 
-    fn deliver(&mut self, session: &Session) {
+    fn deliver(&mut self, session: &Session, now: Time) {
         let inner = session.inner();
         let mut batch = Vec::new();
-        while let Some(mut packet) = self.receiver.poll_packet() {
+        while let Some(mut packet) = self.receiver.poll_packet(now) {
             if !inner.as_ref().is_some_and(|inner| is_ours(&packet, inner, session.role())) {
                 session.foreign.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -241,7 +242,7 @@ mod tests {
         }
         // Whatever order was waited for.
         driver.receiver.handle_timeout(now + Duration::from_secs(2));
-        driver.deliver(&session);
+        driver.deliver(&session, now);
         let passed: Vec<u8> = to_tun.pop().expect("a batch").iter().map(|packet| packet[15]).collect();
         assert_eq!((passed, session.foreign.load(Ordering::Relaxed)), (vec![5, 5], 2));
     }

@@ -19,7 +19,7 @@ use mwb_proto::wire::PathId;
 use crate::clock::{self, Timer};
 use crate::driver::{Crew, Drive, DrivenActor, DriverError, Pulse};
 use crate::session::path::PathEndpoint;
-use crate::session::{FromReceiver, Role, Session};
+use crate::session::{FromReceiver, Received, Role, Session};
 use crate::trace::Trace;
 use crate::wan_link::TxJob;
 
@@ -123,16 +123,24 @@ impl RouterDriver {
         }
         self.transmit(now);
         self.ask_codec(now);
-        while let Some(SenderEvent::PathState { path, state }) = self.sender.poll_event() {
-            let Some(endpoint) = self.paths.get(&path) else { continue };
-            let (session, link) = (self.lent.session.name(), endpoint.link().name());
-            tracing::info!(session, %path, link, ?state, "path");
-            endpoint.set_given_up(state == PathState::Down);
+        while let Some(event) = self.sender.poll_event() {
+            match event {
+                SenderEvent::PathState { path, state } => self.note_state(path, state),
+                // A flow without one keeps its pace.
+                SenderEvent::Mark(mark) => _ = self.lent.session.received.try_push(Received::Mark(mark)),
+            }
         }
         if now >= self.publish_at {
             self.publish(now);
         }
         more
+    }
+
+    fn note_state(&self, path: PathId, state: PathState) {
+        let Some(endpoint) = self.paths.get(&path) else { return };
+        let (session, link) = (self.lent.session.name(), endpoint.link().name());
+        tracing::info!(session, %path, link, ?state, "path");
+        endpoint.set_given_up(state == PathState::Down);
     }
 
     fn deadline(&self) -> Time {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
-use mwb_proto::bond::{ReceiverSnapshot, RxItem, SenderSnapshot, TxBatch};
+use mwb_proto::bond::{ReceiverSnapshot, RxItem, SenderSnapshot, SentMark, TxBatch};
 use mwb_proto::buf::PacketBuf;
 use mwb_proto::fec::{Decoded, Encoded, FecJob};
 use mwb_proto::packet::clamp_mss;
@@ -93,6 +93,8 @@ pub enum Received {
     Decoded(Decoded),
     /// The path's numbers start again from here: it has new keys, or it has gone.
     Reset(PathId),
+    /// How far a flow had been taken in by the router, and when.
+    Mark(SentMark),
 }
 
 /// What our receiver wants sent.

@@ -133,7 +133,7 @@ fn receiver(c: &mut Criterion) {
                     for item in items {
                         receiver.handle(item, now.get()).expect("valid");
                     }
-                    while receiver.poll_packet().is_some() {}
+                    while receiver.poll_packet(now.get()).is_some() {}
                 },
                 BatchSize::SmallInput,
             );

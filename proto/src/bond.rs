@@ -18,6 +18,6 @@ pub use batch::{BATCH_BYTES_MAX, BATCH_PACKETS_MAX, RxItem, TxBatch, TxSegment};
 pub use config::{
     Classes, DuplicationConfig, DuplicationMode, FecConfig, FecMode, ReceiverConfig, SenderConfig,
 };
-pub use receiver::{PATHS_MAX, Receiver};
+pub use receiver::{PATHS_MAX, Receiver, SentMark, TcpTuple};
 pub use sender::{LANE_UNORDERED, LANES, PathSetup, RoutingMode, Sender, SenderEvent, UnknownMode};
 pub use snapshot::{PathSnapshot, PathState, ReceiverSnapshot, SenderSnapshot};

@@ -191,7 +191,7 @@ fn run(links: &[Link], secs: f64, seed: u64) -> Outcome {
                 tx.handle_heartbeat(path, &beat, now);
             }
         }
-        while let Some(packet) = receiver.poll_packet() {
+        while let Some(packet) = receiver.poll_packet(now) {
             outcome.delivered.push(number(&packet));
             if now > begin + Duration::from_secs(1) {
                 outcome.longest_gap = outcome.longest_gap.max(now - last_delivery);
@@ -249,7 +249,7 @@ fn run(links: &[Link], secs: f64, seed: u64) -> Outcome {
         }
     }
     // What the last arrivals released.
-    outcome.delivered.extend(std::iter::from_fn(|| receiver.poll_packet()).map(|p| number(&p)));
+    outcome.delivered.extend(std::iter::from_fn(|| receiver.poll_packet(now)).map(|p| number(&p)));
     outcome.sender = sender.snapshot(now);
     outcome.receiver = receiver.snapshot();
     outcome.wire_mbit = outcome.delivered.len() as f64 * 1500.0 * 8.0 / secs / 1e6;

@@ -241,7 +241,7 @@ impl Session {
         while self.receiver.poll_report(&mut body, self.now) {
             self.sender.handle_report(&Report::decode(&body).expect("our own"), self.now);
         }
-        self.delivered.extend(std::iter::from_fn(|| self.receiver.poll_packet()).map(|p| p.to_vec()));
+        self.delivered.extend(std::iter::from_fn(|| self.receiver.poll_packet(self.now)).map(|p| p.to_vec()));
     }
 }
 

@@ -154,7 +154,7 @@ proptest! {
             if receiver.poll_report(&mut body, now) {
                 prop_assert!(Report::decode(&body).is_ok());
             }
-            while receiver.poll_packet().is_some() {}
+            while receiver.poll_packet(now).is_some() {}
             prop_assert!(receiver.snapshot().held_bytes <= 1 << 18);
         }
     }

@@ -208,7 +208,7 @@ impl World {
                 tx.handle_heartbeat(path, &beat, self.now);
             }
         }
-        while let Some(packet) = self.receiver.poll_packet() {
+        while let Some(packet) = self.receiver.poll_packet(self.now) {
             *self.delivered.entry(u16::from_be_bytes([packet[20], packet[21]])).or_default() += 1;
         }
     }

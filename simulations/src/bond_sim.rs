@@ -283,7 +283,7 @@ impl SimBond {
                 break;
             }
             let mut idle = true;
-            while let Some(packet) = endpoint.poll_packet() {
+            while let Some(packet) = endpoint.poll_packet(self.now) {
                 idle = false;
                 self.traffic.deliver(side, &packet, self.now, &mut self.ledger);
             }

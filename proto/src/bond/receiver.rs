@@ -16,9 +16,12 @@ use crate::wire::{
     Bundle, Bundled, Fragment, Heartbeat, HeartbeatKind, PathId, Refusal, Report, Skip, protected_index,
 };
 
+mod ack_clock;
 mod reassembly;
 mod reception;
 
+use ack_clock::AckClock;
+pub use ack_clock::{SentMark, TcpTuple};
 use reassembly::Reassembly;
 use reception::PathReception;
 
@@ -49,6 +52,7 @@ pub struct Receiver {
     paths: Vec<PathReception>,
     reassembly: Reassembly,
     reorder: Reorder,
+    ack_clock: AckClock,
     decoder: Decoder,
     fec_recovered: u64,
     heartbeats: VecDeque<(PathId, Heartbeat)>,
@@ -95,6 +99,7 @@ impl Receiver {
         Self {
             reassembly: Reassembly::default(),
             reorder: Reorder::new(config.clone()),
+            ack_clock: AckClock::default(),
             decoder: Decoder::new(config.fec_bytes_max),
             fec_recovered: 0,
             config,
@@ -268,9 +273,22 @@ impl Receiver {
         }
     }
 
+    /// Takes what the sender of this side tells of a flow.
+    pub fn handle_mark(&mut self, mark: SentMark) {
+        self.ack_clock.note(mark);
+    }
+
     /// The next inner packet for the TUN.
-    pub fn poll_packet(&mut self) -> Option<PacketBuf> {
-        self.reorder.poll()
+    pub fn poll_packet(&mut self, now: Time) -> Option<PacketBuf> {
+        if let Some(packet) = self.ack_clock.poll(now) {
+            return Some(packet);
+        }
+        while let Some(packet) = self.reorder.poll() {
+            if let Some(packet) = self.ack_clock.offer(packet, now) {
+                return Some(packet);
+            }
+        }
+        None
     }
 
     /// The next heartbeat for the sender of this side.
@@ -324,19 +342,20 @@ impl Receiver {
         Duration::from_secs_f64(secs.min(1.0)).clamp(self.config.report_interval, longest)
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) and
+    /// When to call [`handle_timeout`](Self::handle_timeout), [`poll_packet`](Self::poll_packet) and
     /// [`poll_report`](Self::poll_report) again.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.report_due(), self.reorder.poll_timeout(), self.decoder.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let machines =
+            [self.reorder.poll_timeout(), self.decoder.poll_timeout(), self.ack_clock.poll_timeout()];
+        machines.into_iter().chain([self.report_due()]).flatten().min()
     }
 
     /// A copy of the machine's state for people.
     pub fn snapshot(&self) -> ReceiverSnapshot {
         let mut snapshot = self.reorder.snapshot();
         snapshot.reports = self.reports;
+        snapshot.acks_held = self.ack_clock.held();
+        snapshot.held_packets += self.ack_clock.waiting();
         snapshot.reassembled = self.reassembly.whole;
         snapshot.reassembly_failed = self.reassembly.failed;
         let fec = self.decoder.stats();

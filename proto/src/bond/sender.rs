@@ -17,6 +17,7 @@ use crate::bond::batch::TxBatch;
 use crate::bond::classify::Classifier;
 use crate::bond::config::SenderConfig;
 use crate::bond::flow_queue::{FlowQueue, FlowQueueConfig, Queued};
+use crate::bond::receiver::SentMark;
 use crate::bond::snapshot::{PathSnapshot, PathState, SenderSnapshot};
 use crate::buf::{BufPool, PacketBuf};
 use crate::path::delay::Unwrap;
@@ -39,6 +40,7 @@ mod random_loss;
 mod repair;
 mod reports;
 mod train;
+mod unfilled;
 
 use express::Express;
 use gain::Gain;
@@ -50,6 +52,7 @@ use path::{Content, PathSender};
 use patience::Removed;
 use repair::Repair;
 use reports::Reports;
+use unfilled::Unfilled;
 
 /// Lane of everything that is not put in order.
 pub const LANE_UNORDERED: u16 = u16::MAX;
@@ -77,6 +80,8 @@ pub enum SenderEvent {
         /// Its new state.
         state: PathState,
     },
+    /// How far a flow has come; for [`Receiver::handle_mark`](crate::bond::Receiver::handle_mark) of this side.
+    Mark(SentMark),
 }
 
 /// Counters that the snapshot shows.
@@ -110,6 +115,7 @@ pub struct Sender {
     repair: Repair,
     gain: Gain,
     guard: Guard,
+    unfilled: Unfilled,
     express: Express,
     store: ResendStore,
     skips: VecDeque<(SkipRun, u8)>,
@@ -148,6 +154,7 @@ impl Sender {
             repair: Repair::new(),
             gain: Gain::default(),
             guard: Guard::default(),
+            unfilled: Unfilled::default(),
             classifier: Classifier::new(config.seed),
             queue,
             express: Express::default(),
@@ -311,6 +318,7 @@ impl Sender {
             self.queue.keep_newest();
         }
         self.weigh_conduct(now);
+        self.weigh_filling(now);
         self.update_parking();
         self.housekeeping_at = now + if active { HOUSEKEEPING } else { self.config.heartbeat_idle / 4 };
     }

@@ -181,6 +181,8 @@ pub struct ReceiverSnapshot {
     pub skipped: u64,
     /// Times that a lane was held back to let its connection's window grow.
     pub pauses: u64,
+    /// Acknowledgements of unfilled flows that were held for the usual round trip.
+    pub acks_held: u64,
     /// Packets put together from fragments.
     pub reassembled: u64,
     /// Packets whose fragments did not all come in time.

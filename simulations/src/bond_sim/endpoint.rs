@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use mwb_proto::bond::{
     BATCH_BYTES_MAX, BATCH_PACKETS_MAX, PathSetup, Receiver, ReceiverSnapshot, RxItem, Sender, SenderConfig,
-    SenderSnapshot, TxBatch,
+    SenderEvent, SenderSnapshot, TxBatch,
 };
 use mwb_proto::buf::{BufPool, PacketBuf};
 use mwb_proto::fec::{FecCodec, FecDone};
@@ -220,8 +220,8 @@ impl Endpoint {
         self.sender.enqueue(packet, self.clock.read(now));
     }
 
-    pub(super) fn poll_packet(&mut self) -> Option<PacketBuf> {
-        self.receiver.poll_packet()
+    pub(super) fn poll_packet(&mut self, now: Time) -> Option<PacketBuf> {
+        self.receiver.poll_packet(self.clock.read(now))
     }
 
     /// Hands what the receiver has for the peer to the sender.
@@ -233,7 +233,11 @@ impl Endpoint {
         while self.receiver.poll_report(&mut self.report, local) {
             self.sender.send_report(&self.report, local);
         }
-        while self.sender.poll_event().is_some() {}
+        while let Some(event) = self.sender.poll_event() {
+            if let SenderEvent::Mark(mark) = event {
+                self.receiver.handle_mark(mark);
+            }
+        }
         self.run_codec(local);
     }
 

@@ -21,6 +21,7 @@ const UNQUEUED_UNIT_MS: u128 = 10;
 
 impl Sender {
     pub(super) fn emit_first(&mut self, i: usize, packet: PacketBuf, verdict: Verdict, now: Time) {
+        self.mark_flow(&verdict, &packet, now);
         if parts(packet.len(), &self.paths[i].mtu) > usize::from(Fragment::COUNT_MAX) {
             self.counters.dropped_invalid += 1;
             return;
